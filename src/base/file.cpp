@@ -1,0 +1,241 @@
+#include "base/file.h"
+
+#include <fcntl.h>
+#include <sys/file.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <fstream>
+
+#include "base/error.h"
+
+namespace minke {
+namespace {
+
+std::string why() { return std::strerror(errno); }
+
+void sync_folder(const fs::path& folder) {
+  const int fd = ::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (fd < 0) fail("{}: cannot open the folder to sync it: {}", folder.string(), why());
+  const int result = ::fsync(fd);
+  ::close(fd);
+  // Some file systems refuse to sync a folder (EINVAL); there is nothing more to do on those.
+  if (result != 0 && errno != EINVAL) {
+    fail("{}: cannot sync the folder: {}", folder.string(), why());
+  }
+}
+
+fs::path parent_of(const fs::path& path) {
+  const fs::path parent = path.parent_path();
+  return parent.empty() ? fs::path(".") : parent;
+}
+
+fs::path without_trailing_slash(const fs::path& path) {
+  return path.has_filename() ? path : path.parent_path();
+}
+
+fs::path beside(const fs::path& path, std::string_view suffix) {
+  return parent_of(path) / ("." + path.filename().string() + std::string(suffix));
+}
+
+}  // namespace
+
+std::string read_file(const fs::path& path, uint64_t max_bytes) {
+  std::error_code ec;
+  const fs::file_status status = fs::status(path, ec);
+  if (!fs::exists(status)) fail("{}: no such file", path.string());
+  if (fs::is_directory(status)) fail("{}: is a folder, expected a file", path.string());
+  std::ifstream in(path, std::ios::binary);
+  if (!in) fail("{}: cannot open: {}", path.string(), why());
+  std::string out;
+  constexpr size_t kChunk = 1 << 20;
+  for (;;) {
+    const size_t at = out.size();
+    out.resize(at + kChunk);
+    in.read(out.data() + at, kChunk);
+    out.resize(at + static_cast<size_t>(in.gcount()));
+    if (out.size() > max_bytes) {
+      fail("{}: larger than the {} bytes that such a file may have", path.string(), max_bytes);
+    }
+    if (in.eof()) return out;
+    if (!in) fail("{}: cannot read: {}", path.string(), why());
+  }
+}
+
+AtomicFile::AtomicFile(fs::path path)
+    : path_(std::move(path)), temporary_(beside(path_, fmt::format(".tmp.{}", ::getpid()))) {
+  fd_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+  if (fd_ < 0) fail("{}: cannot write: {}", path_.string(), why());
+}
+
+AtomicFile::~AtomicFile() {
+  if (fd_ < 0) return;
+  ::close(fd_);
+  ::unlink(temporary_.c_str());
+}
+
+void AtomicFile::write(const void* data, size_t bytes) {
+  const char* at = static_cast<const char*>(data);
+  size_t left = bytes;
+  while (left > 0) {
+    const ssize_t n = ::write(fd_, at, std::min(left, size_t{1} << 30));
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) fail("{}: cannot write {} bytes: {}", path_.string(), bytes, why());
+    at += n;
+    left -= static_cast<size_t>(n);
+  }
+  bytes_ += bytes;
+}
+
+void AtomicFile::commit() {
+  if (::fsync(fd_) != 0) fail("{}: cannot sync: {}", path_.string(), why());
+  const int closed = ::close(fd_);
+  fd_ = -1;
+  if (closed != 0 || ::rename(temporary_.c_str(), path_.c_str()) != 0) {
+    const std::string reason = why();
+    ::unlink(temporary_.c_str());
+    fail("{}: cannot finish writing: {}", path_.string(), reason);
+  }
+  sync_folder(parent_of(path_));
+}
+
+void write_file_atomic(const fs::path& path, std::string_view bytes) {
+  AtomicFile file(path);
+  file.write(bytes);
+  file.commit();
+}
+
+// Sequence: fill .name.new; rename name -> .name.old; rename .name.new -> name; remove .name.old.
+// .name.new is complete only once .name.old exists or name is absent, see recover_folder().
+void write_folder_atomic(const fs::path& folder, const std::function<void(const fs::path&)>& fill) {
+  const fs::path target = without_trailing_slash(folder);
+  recover_folder(target);
+  const fs::path fresh = beside(target, ".new"), old = beside(target, ".old");
+  std::error_code ec;
+  fs::remove_all(fresh, ec);
+  try {
+    make_writable_folder(fresh);
+    fill(fresh);
+    for (const auto& entry : fs::directory_iterator(fresh)) {
+      const int fd = ::open(entry.path().c_str(), O_RDONLY | O_CLOEXEC);
+      const bool synced = fd >= 0 && ::fsync(fd) == 0;
+      if (fd >= 0) ::close(fd);
+      if (!synced) fail("{}: cannot sync: {}", entry.path().string(), why());
+    }
+    sync_folder(fresh);
+    const bool replaces = fs::exists(target);
+    if (replaces && ::rename(target.c_str(), old.c_str()) != 0) {
+      fail("{}: cannot rename: {}", target.string(), why());
+    }
+    if (::rename(fresh.c_str(), target.c_str()) != 0) {
+      const std::string reason = why();
+      if (replaces) ::rename(old.c_str(), target.c_str());
+      fail("{}: cannot rename into place: {}", target.string(), reason);
+    }
+    sync_folder(parent_of(target));
+  } catch (...) {
+    fs::remove_all(fresh, ec);
+    throw;
+  }
+  fs::remove_all(old, ec);
+}
+
+void recover_folder(const fs::path& folder) {
+  const fs::path target = without_trailing_slash(folder);
+  const fs::path fresh = beside(target, ".new"), old = beside(target, ".old");
+  std::error_code ec;
+  if (fs::exists(old)) {
+    // The crash came between the two renames (then the new folder is complete) or after both.
+    if (!fs::exists(target) && fs::exists(fresh)) fs::rename(fresh, target, ec);
+    if (!fs::exists(target)) fs::rename(old, target, ec);
+    fs::remove_all(old, ec);
+  }
+  fs::remove_all(fresh, ec);
+}
+
+MappedFile::MappedFile(const fs::path& path) : path_(path) {
+  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (fd < 0) fail("{}: cannot open: {}", path.string(), why());
+  struct stat info {};
+  if (::fstat(fd, &info) != 0 || !S_ISREG(info.st_mode)) {
+    ::close(fd);
+    fail("{}: not a regular file", path.string());
+  }
+  size_ = static_cast<size_t>(info.st_size);
+  if (size_ > 0) {
+    void* map = ::mmap(nullptr, size_, PROT_READ, MAP_SHARED, fd, 0);
+    if (map == MAP_FAILED) {
+      const std::string reason = why();
+      ::close(fd);
+      fail("{}: cannot map {} bytes: {}", path.string(), size_, reason);
+    }
+    data_ = static_cast<const std::byte*>(map);
+  }
+  ::close(fd);
+}
+
+MappedFile::~MappedFile() {
+  if (data_ != nullptr) ::munmap(const_cast<std::byte*>(data_), size_);
+}
+
+void make_writable_folder(const fs::path& folder) {
+  std::error_code ec;
+  fs::create_directories(folder, ec);
+  if (!fs::is_directory(folder)) {
+    fail("{}: cannot make the folder: {}", folder.string(), ec ? ec.message() : "a file stands there");
+  }
+  const fs::path probe = folder / fmt::format(".probe.{}", ::getpid());
+  const int fd = ::open(probe.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+  if (fd < 0) fail("{}: the folder cannot be written: {}", folder.string(), why());
+  ::close(fd);
+  ::unlink(probe.c_str());
+}
+
+FolderLock::FolderLock(const fs::path& folder) {
+  const fs::path path = folder / ".lock";
+  fd_ = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+  if (fd_ < 0) fail("{}: cannot make the lock: {}", path.string(), why());
+  if (::flock(fd_, LOCK_EX | LOCK_NB) != 0) {
+    ::close(fd_);
+    fail("{}: another run is using this folder; wait for it or choose another", folder.string());
+  }
+}
+
+FolderLock::~FolderLock() { ::close(fd_); }
+
+uint64_t free_disk_bytes(const fs::path& folder) {
+  std::error_code ec;
+  fs::path at = fs::absolute(folder, ec);
+  while (!fs::exists(at) && at.has_relative_path()) at = at.parent_path();
+  const fs::space_info info = fs::space(at, ec);
+  if (ec) fail("{}: cannot read the free disk space: {}", folder.string(), ec.message());
+  return info.available;
+}
+
+uint64_t free_memory_bytes() {
+  uint64_t available = UINT64_MAX;
+  std::ifstream meminfo("/proc/meminfo");
+  for (std::string key; meminfo >> key;) {
+    uint64_t kib = 0;
+    meminfo >> kib;
+    if (key == "MemAvailable:") available = kib * 1024;
+    meminfo.ignore(256, '\n');
+  }
+  const auto read_number = [](const char* path) -> uint64_t {
+    std::ifstream in(path);
+    uint64_t value = UINT64_MAX;
+    return in >> value ? value : UINT64_MAX;
+  };
+  const uint64_t limit = read_number("/sys/fs/cgroup/memory.max");
+  const uint64_t used = read_number("/sys/fs/cgroup/memory.current");
+  if (limit != UINT64_MAX && used != UINT64_MAX) {
+    available = std::min(available, limit > used ? limit - used : 0);
+  }
+  return available;
+}
+
+}  // namespace minke
