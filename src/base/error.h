@@ -30,11 +30,10 @@ namespace base {
 }  // namespace base
 }  // namespace minke
 
-#define MINKE_CHECK(condition, ...)                                                           \
-  do {                                                                                        \
-    if (!(condition)) [[unlikely]]                                                            \
-      ::minke::base::check_failed(__FILE__, __LINE__, #condition,                             \
-                                  ::fmt::format("" __VA_ARGS__));                             \
+#define MINKE_CHECK(condition, ...)                                                               \
+  do {                                                                                            \
+    if (!(condition)) [[unlikely]]                                                                \
+      ::minke::base::check_failed(__FILE__, __LINE__, #condition, ::fmt::format("" __VA_ARGS__)); \
   } while (false)
 
 #ifdef NDEBUG

@@ -186,7 +186,8 @@ void make_writable_folder(const fs::path& folder) {
   std::error_code ec;
   fs::create_directories(folder, ec);
   if (!fs::is_directory(folder)) {
-    fail("{}: cannot make the folder: {}", folder.string(), ec ? ec.message() : "a file stands there");
+    fail("{}: cannot make the folder: {}", folder.string(),
+         ec ? ec.message() : "a file stands there");
   }
   const fs::path probe = folder / fmt::format(".probe.{}", ::getpid());
   const int fd = ::open(probe.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0600);

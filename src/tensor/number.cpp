@@ -13,11 +13,11 @@ namespace {
 uint32_t encode_magnitude(float magnitude, int mantissa, int least) {
   if (magnitude == 0.0F) return 0;
   int exponent = 0;
-  std::frexp(magnitude, &exponent);                    // magnitude = f * 2^exponent, f in [0.5, 1)
-  const int scale = std::max(exponent - 1, least);     // 2^scale <= magnitude, or subnormal
+  std::frexp(magnitude, &exponent);                 // magnitude = f * 2^exponent, f in [0.5, 1)
+  const int scale = std::max(exponent - 1, least);  // 2^scale <= magnitude, or subnormal
   // Exact: a power of two. nearbyint rounds to nearest even (the default mode, never changed).
-  const auto steps = static_cast<uint32_t>(
-      std::nearbyint(std::ldexp(double{magnitude}, mantissa - scale)));
+  const auto steps =
+      static_cast<uint32_t>(std::nearbyint(std::ldexp(double{magnitude}, mantissa - scale)));
   // A normal number has steps in [2^m, 2^(m+1)]; the carry into the exponent adds up by itself.
   return (static_cast<uint32_t>(scale - least) << mantissa) + steps;
 }

@@ -27,13 +27,20 @@ size_t size_of(DType dtype) {
 
 std::string_view name_of(DType dtype) {
   switch (dtype) {
-    case DType::kF64: return "F64";
-    case DType::kI64: return "I64";
-    case DType::kF32: return "F32";
-    case DType::kI32: return "I32";
-    case DType::kBF16: return "BF16";
-    case DType::kE4M3: return "F8_E4M3";
-    case DType::kU8: return "U8";
+    case DType::kF64:
+      return "F64";
+    case DType::kI64:
+      return "I64";
+    case DType::kF32:
+      return "F32";
+    case DType::kI32:
+      return "I32";
+    case DType::kBF16:
+      return "BF16";
+    case DType::kE4M3:
+      return "F8_E4M3";
+    case DType::kU8:
+      return "U8";
   }
   MINKE_CHECK(false, "dtype {}", static_cast<int>(dtype));
 }

@@ -31,17 +31,29 @@ std::string_view name_of(DType dtype);  // as safetensors spells it: F32, BF16, 
 template <typename T>
 constexpr DType dtype_of();
 template <>
-constexpr DType dtype_of<float>() { return DType::kF32; }
+constexpr DType dtype_of<float>() {
+  return DType::kF32;
+}
 template <>
-constexpr DType dtype_of<bf16>() { return DType::kBF16; }
+constexpr DType dtype_of<bf16>() {
+  return DType::kBF16;
+}
 template <>
-constexpr DType dtype_of<double>() { return DType::kF64; }
+constexpr DType dtype_of<double>() {
+  return DType::kF64;
+}
 template <>
-constexpr DType dtype_of<int64_t>() { return DType::kI64; }
+constexpr DType dtype_of<int64_t>() {
+  return DType::kI64;
+}
 template <>
-constexpr DType dtype_of<int32_t>() { return DType::kI32; }
+constexpr DType dtype_of<int32_t>() {
+  return DType::kI32;
+}
 template <>
-constexpr DType dtype_of<uint8_t>() { return DType::kU8; }
+constexpr DType dtype_of<uint8_t>() {
+  return DType::kU8;
+}
 
 class Shape {
  public:
@@ -73,8 +85,9 @@ class Tensor {
   Tensor() = default;
   Tensor(void* data, DType dtype, Shape shape) : data_(data), dtype_(dtype), shape_(shape) {}
   template <typename T>
-  Tensor(T* data, Shape shape) : Tensor(const_cast<std::remove_const_t<T>*>(data),
-                                        dtype_of<std::remove_const_t<T>>(), shape) {}
+  Tensor(T* data, Shape shape)
+      : Tensor(const_cast<std::remove_const_t<T>*>(data), dtype_of<std::remove_const_t<T>>(),
+               shape) {}
 
   bool empty() const { return shape_.rank() == 0; }
   DType dtype() const { return dtype_; }
@@ -141,7 +154,8 @@ class OwnedTensor : public Tensor {
 };
 
 // Hands out tensors one after the other; a Mark gives back all that came after it. An arena made
-// with kCounting hands out tensors without memory: the same calls then measure what they would take.
+// with kCounting hands out tensors without memory: the same calls then measure what they would
+// take.
 class Arena {
  public:
   struct Counting {};

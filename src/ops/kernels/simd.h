@@ -1,0 +1,214 @@
+// A vector of FP32 for kernels that are the same on every instruction set: `Vec` with kLanes lanes
+// (1, 8 or 16). BF16 is loaded exactly and stored with nearest even. To be included by files of
+// ops/kernels only: everything lives in the namespace of the set (MINKE_TARGET).
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#if !defined(MINKE_TARGET_scalar)
+#include <immintrin.h>
+#endif
+
+#include "tensor/number.h"
+
+namespace minke::ops::kernels::MINKE_TARGET {
+
+#if defined(MINKE_TARGET_avx512)
+
+inline constexpr int kLanes = 16;
+struct Vec {
+  __m512 v;
+};
+inline Vec zero() { return {_mm512_setzero_ps()}; }
+inline Vec splat(float x) { return {_mm512_set1_ps(x)}; }
+inline Vec load(const float* p) { return {_mm512_loadu_ps(p)}; }
+inline Vec load(const bf16* p) {
+  const __m256i h = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(h), 16))};
+}
+inline __mmask16 lanes(int n) { return static_cast<__mmask16>((1U << n) - 1U); }
+// The first n lanes (0 <= n < kLanes), the others zero.
+inline Vec load_partial(const float* p, int n) { return {_mm512_maskz_loadu_ps(lanes(n), p)}; }
+inline Vec load_partial(const bf16* p, int n) {
+  const __m256i h = _mm256_maskz_loadu_epi16(lanes(n), p);
+  return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(h), 16))};
+}
+// Nearest even by integer arithmetic: VCVTNEPS2BF16 would flush subnormals.
+inline __m256i to_bf16(Vec a) {
+  const __m512i u = _mm512_castps_si512(a.v);
+  const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
+  __m512i r = _mm512_add_epi32(u, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+  const __mmask16 nan = _mm512_cmp_ps_mask(a.v, a.v, _CMP_UNORD_Q);
+  r = _mm512_mask_or_epi32(r, nan, u, _mm512_set1_epi32(0x400000));
+  return _mm512_cvtepi32_epi16(_mm512_srli_epi32(r, 16));
+}
+inline void store(float* p, Vec a) { _mm512_storeu_ps(p, a.v); }
+inline void store(bf16* p, Vec a) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), to_bf16(a));
+}
+inline void store_partial(float* p, Vec a, int n) { _mm512_mask_storeu_ps(p, lanes(n), a.v); }
+inline void store_partial(bf16* p, Vec a, int n) {
+  _mm256_mask_storeu_epi16(p, lanes(n), to_bf16(a));
+}
+inline Vec operator+(Vec a, Vec b) { return {_mm512_add_ps(a.v, b.v)}; }
+inline Vec operator-(Vec a, Vec b) { return {_mm512_sub_ps(a.v, b.v)}; }
+inline Vec operator*(Vec a, Vec b) { return {_mm512_mul_ps(a.v, b.v)}; }
+inline Vec operator/(Vec a, Vec b) { return {_mm512_div_ps(a.v, b.v)}; }
+inline Vec fma(Vec a, Vec b, Vec c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
+inline Vec max(Vec a, Vec b) { return {_mm512_max_ps(a.v, b.v)}; }
+inline Vec min(Vec a, Vec b) { return {_mm512_min_ps(a.v, b.v)}; }
+inline Vec sqrt(Vec a) { return {_mm512_sqrt_ps(a.v)}; }
+inline Vec round(Vec a) { return {_mm512_roundscale_ps(a.v, 0)}; }
+// a * 2^n for integral n.
+inline Vec scale_by_power(Vec a, Vec n) { return {_mm512_scalef_ps(a.v, n.v)}; }
+inline float reduce_add(Vec a) { return _mm512_reduce_add_ps(a.v); }
+inline float reduce_max(Vec a) { return _mm512_reduce_max_ps(a.v); }
+
+#elif defined(MINKE_TARGET_avx2)
+
+inline constexpr int kLanes = 8;
+struct Vec {
+  __m256 v;
+};
+inline Vec zero() { return {_mm256_setzero_ps()}; }
+inline Vec splat(float x) { return {_mm256_set1_ps(x)}; }
+inline Vec load(const float* p) { return {_mm256_loadu_ps(p)}; }
+inline Vec widen(__m128i h) {
+  return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(h), 16))};
+}
+inline Vec load(const bf16* p) {
+  return widen(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+}
+inline __m256i lanes(int n) {
+  return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+inline Vec load_partial(const float* p, int n) { return {_mm256_maskload_ps(p, lanes(n))}; }
+inline Vec load_partial(const bf16* p, int n) {
+  alignas(16) uint16_t h[8] = {};
+  std::memcpy(h, p, static_cast<size_t>(n) * 2);
+  return widen(_mm_load_si128(reinterpret_cast<const __m128i*>(h)));
+}
+inline __m128i to_bf16(Vec a) {
+  const __m256i u = _mm256_castps_si256(a.v);
+  const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(u, 16), _mm256_set1_epi32(1));
+  const __m256i r = _mm256_add_epi32(u, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+  const __m256i quiet = _mm256_or_si256(u, _mm256_set1_epi32(0x400000));
+  const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(a.v, a.v, _CMP_UNORD_Q));
+  const __m256i high = _mm256_srli_epi32(_mm256_blendv_epi8(r, quiet, nan), 16);
+  const __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(high, high), 0xd8);
+  return _mm256_castsi256_si128(packed);
+}
+inline void store(float* p, Vec a) { _mm256_storeu_ps(p, a.v); }
+inline void store(bf16* p, Vec a) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), to_bf16(a)); }
+inline void store_partial(float* p, Vec a, int n) { _mm256_maskstore_ps(p, lanes(n), a.v); }
+inline void store_partial(bf16* p, Vec a, int n) {
+  alignas(16) uint16_t h[8];
+  _mm_store_si128(reinterpret_cast<__m128i*>(h), to_bf16(a));
+  std::memcpy(static_cast<void*>(p), h, static_cast<size_t>(n) * 2);
+}
+inline Vec operator+(Vec a, Vec b) { return {_mm256_add_ps(a.v, b.v)}; }
+inline Vec operator-(Vec a, Vec b) { return {_mm256_sub_ps(a.v, b.v)}; }
+inline Vec operator*(Vec a, Vec b) { return {_mm256_mul_ps(a.v, b.v)}; }
+inline Vec operator/(Vec a, Vec b) { return {_mm256_div_ps(a.v, b.v)}; }
+inline Vec fma(Vec a, Vec b, Vec c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
+inline Vec max(Vec a, Vec b) { return {_mm256_max_ps(a.v, b.v)}; }
+inline Vec min(Vec a, Vec b) { return {_mm256_min_ps(a.v, b.v)}; }
+inline Vec sqrt(Vec a) { return {_mm256_sqrt_ps(a.v)}; }
+inline Vec round(Vec a) {
+  return {_mm256_round_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
+}
+// a * 2^n for integral n in [-252, 254], in two steps so that subnormal results come out.
+inline Vec scale_by_power(Vec a, Vec n) {
+  const __m256i i = _mm256_cvtps_epi32(n.v);
+  const __m256i half = _mm256_srai_epi32(i, 1), rest = _mm256_sub_epi32(i, half);
+  const __m256i bias = _mm256_set1_epi32(127);
+  const __m256 p = _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(half, bias), 23));
+  const __m256 q = _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(rest, bias), 23));
+  return {_mm256_mul_ps(_mm256_mul_ps(a.v, p), q)};
+}
+inline float reduce_add(Vec a) {
+  __m128 s = _mm_add_ps(_mm256_castps256_ps128(a.v), _mm256_extractf128_ps(a.v, 1));
+  s = _mm_add_ps(s, _mm_movehl_ps(s, s));
+  return _mm_cvtss_f32(_mm_add_ss(s, _mm_shuffle_ps(s, s, 1)));
+}
+inline float reduce_max(Vec a) {
+  __m128 s = _mm_max_ps(_mm256_castps256_ps128(a.v), _mm256_extractf128_ps(a.v, 1));
+  s = _mm_max_ps(s, _mm_movehl_ps(s, s));
+  return _mm_cvtss_f32(_mm_max_ss(s, _mm_shuffle_ps(s, s, 1)));
+}
+
+#else
+
+inline constexpr int kLanes = 1;
+struct Vec {
+  float v;
+};
+inline Vec zero() { return {0.0F}; }
+inline Vec splat(float x) { return {x}; }
+inline Vec load(const float* p) { return {*p}; }
+inline Vec load(const bf16* p) { return {static_cast<float>(*p)}; }
+inline Vec load_partial(const float*, int) { return zero(); }
+inline Vec load_partial(const bf16*, int) { return zero(); }
+inline void store(float* p, Vec a) { *p = a.v; }
+inline void store(bf16* p, Vec a) { *p = bf16(a.v); }
+inline void store_partial(float*, Vec, int) {}
+inline void store_partial(bf16*, Vec, int) {}
+inline Vec operator+(Vec a, Vec b) { return {a.v + b.v}; }
+inline Vec operator-(Vec a, Vec b) { return {a.v - b.v}; }
+inline Vec operator*(Vec a, Vec b) { return {a.v * b.v}; }
+inline Vec operator/(Vec a, Vec b) { return {a.v / b.v}; }
+inline Vec fma(Vec a, Vec b, Vec c) { return {a.v * b.v + c.v}; }
+inline Vec max(Vec a, Vec b) { return {a.v > b.v ? a.v : b.v}; }
+inline Vec min(Vec a, Vec b) { return {a.v < b.v ? a.v : b.v}; }
+inline Vec sqrt(Vec a) { return {std::sqrt(a.v)}; }
+inline Vec round(Vec a) { return {std::nearbyint(a.v)}; }
+inline Vec scale_by_power(Vec a, Vec n) { return {std::ldexp(a.v, static_cast<int>(n.v))}; }
+inline float reduce_add(Vec a) { return a.v; }
+inline float reduce_max(Vec a) { return a.v; }
+
+#endif
+
+// e^a, within 2 units in the last place for a in [-87, 88]; saturates to 0 and infinity outside.
+// Cody-Waite reduction by ln 2 and a degree-6 polynomial on [-ln2/2, ln2/2].
+inline Vec exp(Vec a) {
+  const Vec clamped = max(min(a, splat(88.9F)), splat(-104.0F));
+  const Vec n = round(clamped * splat(1.44269504F));
+  Vec r = fma(n, splat(-0.693145752F), clamped);
+  r = fma(n, splat(-1.42860677e-6F), r);
+  Vec p = splat(1.0F / 720);
+  p = fma(p, r, splat(1.0F / 120));
+  p = fma(p, r, splat(1.0F / 24));
+  p = fma(p, r, splat(1.0F / 6));
+  p = fma(p, r, splat(0.5F));
+  p = fma(p, r, splat(1.0F));
+  p = fma(p, r, splat(1.0F));
+  return scale_by_power(p, n);
+}
+
+// 1 / (1 + e^-a)
+inline Vec sigmoid(Vec a) { return splat(1.0F) / (splat(1.0F) + exp(zero() - a)); }
+
+// Calls body(i, n) over [0, count): n = kLanes for whole vectors, then once n < kLanes for the
+// rest. load_n / store_n take that n.
+template <typename T>
+inline Vec load_n(const T* p, int n) {
+  return n == kLanes ? load(p) : load_partial(p, n);
+}
+template <typename T>
+inline void store_n(T* p, Vec a, int n) {
+  if (n == kLanes) {
+    store(p, a);
+  } else {
+    store_partial(p, a, n);
+  }
+}
+template <typename Body>
+inline void for_each_vector(int64_t count, Body&& body) {
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) body(i, kLanes);
+  if (i < count) body(i, static_cast<int>(count - i));
+}
+
+}  // namespace minke::ops::kernels::MINKE_TARGET

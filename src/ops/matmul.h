@@ -1,0 +1,65 @@
+// Products of matrices: the three of a linear layer y = x W^T (fprop, dgrad, wgrad), alone or for a
+// group of experts. FP32 operands, or BF16 operands; sums are FP32 in every case.
+//
+// A product reads operands, not formats. The right operand is packed once: panels of kPanel
+// columns, for BF16 with pairs of neighbours along the sum side by side (VNNI order). The left
+// operand is rows of the same format, as they lie in memory (`prepare` converts them where they are
+// in another).
+//
+// Every number of a result is summed over k in one fixed order that depends on neither the threads
+// nor the other rows, so a row's result is the same bytes whatever it is computed with.
+#pragma once
+
+#include <span>
+
+#include "ops/matrix.h"
+
+namespace minke::ops {
+
+// B[n, k] of a product C[m, n] = sum_k A[m, k] B[n, k], packed. A view: the memory (packed_bytes)
+// is the caller's, aligned to 64.
+struct Packed {
+  std::byte* data = nullptr;
+  DType format = DType::kF32;  // kF32 or kBF16
+  int64_t n = 0, k = 0;
+};
+
+size_t packed_bytes(DType format, int64_t n, int64_t k);
+
+// Packs B[n, k] = w[n, k] (w_NK: fprop of a weight) or B[n, k] = w[k, n] (w_KN: dgrad of a weight).
+// w is FP32 or BF16; FP32 to BF16 rounds to nearest even. The spans run in parallel over all items.
+struct PackJob {
+  Packed to;
+  Matrix from;
+};
+void pack_rows(std::span<const PackJob> jobs);
+void pack_columns(std::span<const PackJob> jobs);
+
+// x itself where it has that format already, else a converted copy in `scratch`.
+Matrix prepare(Arena& scratch, const Matrix& x, DType format);
+
+// out (+)= left . right^T.   left [M, K] in right's format, out [M, N] FP32 or BF16 (accumulate:
+// FP32 only).
+struct Product {
+  Matrix out;
+  Matrix left;
+  Packed right;
+  bool accumulate = false;
+};
+// All products, their tiles shared out over the threads together. M = 0 is allowed (an idle
+// expert).
+void matmul(std::span<const Product> products);
+inline void matmul(const Product& product) { matmul(std::span(&product, 1)); }
+
+// dw_NK (+)= dy_MN^T . x_MK, summed over M (tokens) in order. dy and x are FP32 or BF16; both are
+// packed along the tokens in `format` here, in scratch. dw is FP32. M = 0 leaves dw as it is
+// (accumulate) or zeroes it.
+struct WeightGradient {
+  Matrix dw;
+  Matrix dy;
+  Matrix x;
+  bool accumulate = true;
+};
+void matmul_wgrad(std::span<const WeightGradient> products, DType format, Arena& scratch);
+
+}  // namespace minke::ops

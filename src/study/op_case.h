@@ -1,0 +1,49 @@
+// One table of cases for every op: it drives correctness against `ref`, and speed in `minke bench
+// kernels`. To add an op: write its reference (ref/), then a file cases_<name>.cpp here that
+// appends to the table.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace minke::study {
+
+// One compared quantity: `error` must not exceed `bound`, which is derived from formats, the length
+// of sums and norms, never tuned; the derivation stands beside the code that computes it.
+struct Check {
+  std::string quantity;
+  double error = 0, bound = 0;
+};
+
+// Inputs and outputs of one case, made from a seed.
+class OpRun {
+ public:
+  virtual ~OpRun() = default;
+  virtual void run() = 0;                  // calls the op once, outputs overwritten
+  virtual std::vector<Check> check() = 0;  // outputs of the last run() against ref
+};
+
+enum class Limit { kComputeF32, kComputeBF16, kMemory };  // whose peak the speed is a share of
+
+struct OpCase {
+  std::string op;     // the op's name: rms_norm_backward
+  std::string shape;  // 512x1408x2048 bf16
+  Limit limit = Limit::kMemory;
+  double work =
+      0;  // FLOPs of a run, or bytes moved at the least (read + written) where memory is the limit
+  bool bench = false;  // a large shape, for speed; correctness is shown on the small ones (tiny,
+                       // odd, every remainder)
+  std::function<std::unique_ptr<OpRun>()> make;
+};
+
+using OpCases = std::vector<OpCase>;
+void add_matmul_cases(OpCases& cases);     // matmul, matmul_wgrad, grouped
+void add_attention_cases(OpCases& cases);  // attention, attention_backward, latent_attention, rope
+void add_elementwise_cases(
+    OpCases& cases);                    // norms, swiglu, convert, permutation, embedding, adamw
+void add_router_cases(OpCases& cases);  // route, router_backward, linear_cross_entropy
+OpCases all_op_cases();
+
+}  // namespace minke::study
