@@ -39,7 +39,7 @@ function(minke_commit room)
     COMMAND ${CMAKE_COMMAND} -DSOURCE=${CMAKE_SOURCE_DIR} -DHEADER=${header}
             -P ${CMAKE_SOURCE_DIR}/cmake/commit.cmake
     BYPRODUCTS ${header}
-    COMMENT "")
+    COMMENT "Looking up the commit")
   add_dependencies(minke_${room} minke_commit)
   target_include_directories(minke_${room} PRIVATE ${CMAKE_BINARY_DIR}/generated)
   target_compile_definitions(minke_${room} PRIVATE MINKE_VERSION="${PROJECT_VERSION}")

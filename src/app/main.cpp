@@ -63,7 +63,8 @@ int run(int argc, char** argv) {
     return kExitFault;
   }
   const std::string first = argv[1];
-  if (!first.starts_with('-') && app.get_subcommand_no_throw(first) == nullptr) {
+  const auto is_named = [&first](const CLI::App* command) { return command->get_name() == first; };
+  if (!first.starts_with('-') && app.get_subcommands(is_named).empty()) {
     return report(fmt::format("no command is named '{}'; see `minke --help`", first));
   }
   try {
