@@ -1,0 +1,77 @@
+#include "model/block.h"
+
+#include "ops/elementwise.h"
+
+namespace minke::model {
+namespace {
+
+std::string prefix_of(int64_t layer) { return fmt::format("model.layers.{}.", layer); }
+
+Tensor keep(const Tensor& x, const Pass& pass) {
+  const Tensor kept = pass.saved.make(pass.activation(), x.shape());
+  ops::convert(kept, x);
+  return kept;
+}
+
+}  // namespace
+
+Block::Block(const ModelConfig& config, int64_t layer)
+    : layer_(layer), mla_(config, prefix_of(layer) + "self_attn.") {
+  const std::string prefix = prefix_of(layer);
+  const auto eps = static_cast<float>(config.rms_norm_eps);
+  input_norm_ = {Weight::vector(prefix + "input_layernorm.weight", config.hidden_size), eps};
+  post_norm_ = {Weight::vector(prefix + "post_attention_layernorm.weight", config.hidden_size),
+                eps};
+  if (config.is_dense(layer)) {
+    ffn_ = Ffn(prefix + "mlp.", config.hidden_size, config.intermediate_size);
+  } else {
+    moe_.emplace(config, prefix + "mlp.");
+  }
+}
+
+double Block::forward(const Tensor& x_TD, const Layout& layout, const RopeTables& tables,
+                      const Tensor& forced_experts, bool counting, Saved& s, const Pass& pass) {
+  s.x_in = keep(x_TD, pass);
+  const Tensor attention_in = pass.saved.make(pass.activation(), x_TD.shape());
+  input_norm_.forward(attention_in, x_TD, s.input_norm, pass);
+  mla_.forward(x_TD, attention_in, layout, tables, s.mla, pass);
+
+  s.x_mid = keep(x_TD, pass);
+  const Tensor ffn_in = pass.saved.make(pass.activation(), x_TD.shape());
+  post_norm_.forward(ffn_in, x_TD, s.post_norm, pass);
+  if (moe_) return moe_->forward(x_TD, ffn_in, layout.batch, forced_experts, counting, s.moe, pass);
+  ffn_.forward(x_TD, ffn_in, s.ffn, pass);
+  return 0;
+}
+
+void Block::backward(const Tensor& dx_TD, const Layout& layout, const RopeTables& tables,
+                     float balance_scale, const Saved& s, const Pass& pass) {
+  const Arena::Scope scope(pass.scratch);
+  const Tensor dnormed = pass.scratch.make(DType::kF32, dx_TD.shape());
+  if (moe_) {
+    moe_->backward(dnormed, dx_TD, layout.batch, balance_scale, s.moe, pass);
+  } else {
+    ffn_.backward(dnormed, false, dx_TD, s.ffn, pass);
+  }
+  post_norm_.backward(dx_TD, true, dnormed, s.x_mid, s.post_norm, pass);
+  mla_.backward(dnormed, dx_TD, layout, tables, s.mla, pass);
+  input_norm_.backward(dx_TD, true, dnormed, s.x_in, s.input_norm, pass);
+}
+
+void Block::decode(const Tensor& x_MD, std::span<const CacheRow> rows, const RopeTables& tables,
+                   const Pass& pass) {
+  const Arena::Scope scope(pass.saved);
+  const Tensor normed = pass.saved.make(pass.activation(), x_MD.shape());
+  input_norm_.forward(normed, x_MD);
+  mla_.decode(x_MD, normed, rows, layer_, tables, pass);
+  post_norm_.forward(normed, x_MD);
+  if (moe_) {
+    Moe::Saved saved;
+    moe_->forward(x_MD, normed, 1, {}, false, saved, pass);
+  } else {
+    Ffn::Saved saved;
+    ffn_.forward(x_MD, normed, saved, pass);
+  }
+}
+
+}  // namespace minke::model

@@ -1,0 +1,220 @@
+#include "model/mla.h"
+
+#include "ops/elementwise.h"
+
+namespace minke::model {
+namespace {
+
+// Hugging Face and DeepSeek's own code use this for the two latent norms, whatever rms_norm_eps
+// says.
+constexpr float kLatentNormEps = 1e-6F;
+
+size_t aligned(size_t bytes) { return (bytes + 63) / 64 * 64; }
+
+}  // namespace
+
+Mla::Mla(const ModelConfig& c, const std::string& prefix)
+    : heads_(c.num_attention_heads),
+      nope_(c.qk_nope_head_dim),
+      rope_dim_(c.qk_rope_head_dim),
+      v_(c.v_head_dim),
+      rank_(c.kv_lora_rank),
+      q_rank_(c.q_lora_rank),
+      scale_(static_cast<float>(softmax_scale(c))) {
+  using Kind = Weight::Kind;
+  const int64_t d = c.hidden_size, q_width = heads_ * (nope_ + rope_dim_);
+  const auto linear_weight = [&](const char* name, int64_t rows, int64_t cols) {
+    return Weight::matrix(Kind::kLinear, prefix + name + ".weight", rows, cols);
+  };
+  if (q_rank_ > 0) {
+    q_a_ = linear_weight("q_a_proj", q_rank_, d);
+    q_norm_ = {Weight::vector(prefix + "q_a_layernorm.weight", q_rank_), kLatentNormEps};
+    q_b_ = linear_weight("q_b_proj", q_width, q_rank_);
+  } else {
+    q_ = linear_weight("q_proj", q_width, d);
+  }
+  kv_a_ = linear_weight("kv_a_proj_with_mqa", rank_ + rope_dim_, d);
+  kv_norm_ = {Weight::vector(prefix + "kv_a_layernorm.weight", rank_), kLatentNormEps};
+  kv_b_ = linear_weight("kv_b_proj", heads_ * (nope_ + v_), rank_);
+  o_ = linear_weight("o_proj", d, heads_ * v_);
+}
+
+ops::AttentionShape Mla::attention_shape(const Layout& layout) const {
+  return {layout.batch, layout.positions, heads_, nope_, rope_dim_, v_, scale_, layout.first};
+}
+
+ops::Rope Mla::rope(const RopeTables& tables, std::span<const int32_t> positions,
+                    bool inverse) const {
+  return {1, rope_dim_, 0, tables.cos(), tables.sin(), positions, inverse};
+}
+
+void Mla::project_q(const Tensor& q, const Tensor& x, Saved* saved, const Pass& pass) const {
+  if (q_.exists()) {
+    linear(q, x, q_, false, pass);
+    return;
+  }
+  Arena& arena = saved != nullptr ? pass.saved : pass.scratch;
+  const Tensor q_a = arena.make(pass.activation(), {x.dim(0), q_rank_});
+  const Tensor latent = arena.make(pass.activation(), {x.dim(0), q_rank_});
+  linear(q_a, x, q_a_, false, pass);
+  if (saved != nullptr) {
+    saved->q_a_TQ = q_a;
+    saved->q_latent_TQ = latent;
+    q_norm_.forward(latent, q_a, saved->q_norm, pass);
+  } else {
+    q_norm_.forward(latent, q_a);
+  }
+  linear(q, latent, q_b_, false, pass);
+}
+
+void Mla::forward(const Tensor& y_TD, const Tensor& x_TD, const Layout& layout,
+                  const RopeTables& tables, Saved& s, const Pass& pass) const {
+  const int64_t T = layout.tokens(), qk = nope_ + rope_dim_;
+  const DType act = pass.activation();
+  s.x_TD = x_TD;
+  s.q = pass.saved.make(act, {T, heads_ * qk});
+  project_q(s.q, x_TD, &s, pass);
+  ops::Rope q_rope = rope(tables, layout.position, false);
+  q_rope.heads = heads_;
+  q_rope.width = qk;
+  q_rope.offset = nope_;
+  ops::rope(s.q, s.q, q_rope);
+
+  s.kv_a = pass.saved.make(act, {T, rank_ + rope_dim_});
+  linear(s.kv_a, x_TD, kv_a_, false, pass);
+  const ops::Matrix kv_a(s.kv_a);
+  s.latent_TR = pass.saved.make(act, {T, rank_});
+  kv_norm_.forward(s.latent_TR, kv_a.columns(0, rank_), s.kv_norm, pass);
+  s.k_rope = pass.saved.make(act, {T, rope_dim_});
+  ops::rope(s.k_rope, kv_a.columns(rank_, rope_dim_), rope(tables, layout.position, false));
+  s.kv = pass.saved.make(act, {T, heads_ * (nope_ + v_)});
+  linear(s.kv, s.latent_TR, kv_b_, false, pass);
+
+  s.o = pass.saved.make(act, {T, heads_ * v_});
+  s.lse_HT = pass.saved.make(DType::kF32, {heads_, T});
+  ops::attention(s.o, s.lse_HT, s.q, s.kv, s.k_rope, attention_shape(layout), pass.scratch);
+  linear(y_TD, s.o, o_, true, pass);
+}
+
+void Mla::backward(const Tensor& dx_TD, const Tensor& dy_TD, const Layout& layout,
+                   const RopeTables& tables, const Saved& s, const Pass& pass) {
+  const Arena::Scope scope(pass.scratch);
+  const DType act = pass.activation();
+  const int64_t T = layout.tokens();
+  const auto scratch = [&](int64_t width) { return pass.scratch.make(act, {T, width}); };
+
+  const Tensor d_o = scratch(heads_ * v_);
+  linear_backward(d_o, false, dy_TD, s.o, o_, pass);
+  const Tensor dq = scratch(s.q.dim(1)), dkv = scratch(s.kv.dim(1)), dk_rope = scratch(rope_dim_);
+  ops::attention_backward(dq, dkv, dk_rope, d_o, s.o, s.lse_HT, s.q, s.kv, s.k_rope,
+                          attention_shape(layout), pass.scratch);
+
+  const Tensor dkv_a = scratch(rank_ + rope_dim_), dlatent = scratch(rank_);
+  linear_backward(dlatent, false, dkv, s.latent_TR, kv_b_, pass);
+  kv_norm_.backward(ops::Matrix(dkv_a).columns(0, rank_), false, dlatent,
+                    ops::Matrix(s.kv_a).columns(0, rank_), s.kv_norm, pass);
+  ops::rope(ops::Matrix(dkv_a).columns(rank_, rope_dim_), dk_rope,
+            rope(tables, layout.position, true));
+  linear_backward(dx_TD, false, dkv_a, s.x_TD, kv_a_, pass);
+
+  ops::Rope q_rope = rope(tables, layout.position, true);
+  q_rope.heads = heads_;
+  q_rope.width = nope_ + rope_dim_;
+  q_rope.offset = nope_;
+  ops::rope(dq, dq, q_rope);
+  if (q_.exists()) {
+    linear_backward(dx_TD, true, dq, s.x_TD, q_, pass);
+    return;
+  }
+  const Tensor dq_latent = scratch(q_rank_), dq_a = scratch(q_rank_);
+  linear_backward(dq_latent, false, dq, s.q_latent_TQ, q_b_, pass);
+  q_norm_.backward(dq_a, false, dq_latent, s.q_a_TQ, s.q_norm, pass);
+  linear_backward(dx_TD, true, dq_a, s.x_TD, q_a_, pass);
+}
+
+void Mla::decode(const Tensor& y_MD, const Tensor& x_MD, std::span<const CacheRow> rows,
+                 int64_t layer, const RopeTables& tables, const Pass& pass) const {
+  MINKE_CHECK(!absorbed_k_.empty(), "decode before prepare");
+  const Arena::Scope scope(pass.scratch);
+  const DType act = pass.activation();
+  const auto M = static_cast<int64_t>(rows.size());
+  const int64_t qk = nope_ + rope_dim_, width = rank_ + rope_dim_;
+  const auto number = static_cast<int64_t>(size_of(act));
+  std::vector<int32_t> positions;
+  for (const CacheRow& row : rows) {
+    MINKE_CHECK(row.position >= 0 && row.position < row.capacity, "position {} of a cache of {}",
+                row.position, row.capacity);
+    positions.push_back(row.position);
+  }
+
+  const Tensor kv_a = pass.scratch.make(act, {M, width});
+  linear(kv_a, x_MD, kv_a_, false, pass);
+  const Tensor entry = pass.scratch.make(act, {M, width});
+  kv_norm_.forward(ops::Matrix(entry).columns(0, rank_), ops::Matrix(kv_a).columns(0, rank_));
+  ops::rope(ops::Matrix(entry).columns(rank_, rope_dim_),
+            ops::Matrix(kv_a).columns(rank_, rope_dim_), rope(tables, positions, false));
+  std::vector<ops::LatentRow> latent_rows;
+  for (int64_t m = 0; m < M; ++m) {
+    const CacheRow& row = rows[static_cast<size_t>(m)];
+    std::byte* cache = row.cache + layer * row.capacity * width * number;
+    ops::convert(ops::Matrix(cache + row.position * width * number, act, 1, width, width),
+                 ops::Matrix(entry).row_range(m, 1));
+    latent_rows.push_back({cache, row.position + int64_t{1}});
+  }
+
+  const Tensor q = pass.scratch.make(act, {M, heads_ * qk});
+  project_q(q, x_MD, nullptr, pass);
+  // Queries in latent space, each head's beside its roped part.
+  const Tensor absorbed = pass.scratch.make(act, {M, heads_ * width});
+  std::vector<ops::Product> products;
+  for (int64_t h = 0; h < heads_; ++h) {
+    products.push_back({ops::Matrix(absorbed).columns(h * width, rank_),
+                        ops::Matrix(q).columns(h * qk, nope_), absorbed_k_[static_cast<size_t>(h)],
+                        false});
+    ops::rope(ops::Matrix(absorbed).columns(h * width + rank_, rope_dim_),
+              ops::Matrix(q).columns(h * qk + nope_, rope_dim_), rope(tables, positions, false));
+  }
+  ops::matmul(products);
+  const Tensor o_latent = pass.scratch.make(act, {M, heads_ * rank_});
+  ops::latent_attention(o_latent, absorbed, latent_rows, heads_, rank_, rope_dim_, scale_,
+                        pass.scratch);
+  const Tensor o = pass.scratch.make(act, {M, heads_ * v_});
+  products.clear();
+  for (int64_t h = 0; h < heads_; ++h) {
+    products.push_back({ops::Matrix(o).columns(h * v_, v_),
+                        ops::Matrix(o_latent).columns(h * rank_, rank_),
+                        absorbed_v_[static_cast<size_t>(h)], false});
+  }
+  ops::matmul(products);
+  linear(y_MD, o, o_, true, pass);
+}
+
+size_t Mla::absorbed_size(Precision precision) const {
+  const DType format = dtype_of_precision(precision);
+  return static_cast<size_t>(heads_) * (aligned(ops::packed_bytes(format, rank_, nope_)) +
+                                        aligned(ops::packed_bytes(format, v_, rank_)));
+}
+
+void Mla::add_absorbed_pack_jobs(Precision precision, std::vector<ops::PackJob>& by_rows,
+                                 std::vector<ops::PackJob>& by_columns) {
+  const DType format = dtype_of_precision(precision);
+  if (absorbed_k_.empty()) {
+    absorbed_memory_ = OwnedTensor(DType::kU8, {static_cast<int64_t>(absorbed_size(precision))});
+    auto* at = reinterpret_cast<std::byte*>(absorbed_memory_.data<uint8_t>());
+    for (int64_t h = 0; h < heads_; ++h) {
+      absorbed_k_.push_back({at, format, rank_, nope_});
+      at += aligned(ops::packed_bytes(format, rank_, nope_));
+      absorbed_v_.push_back({at, format, v_, rank_});
+      at += aligned(ops::packed_bytes(format, v_, rank_));
+    }
+  }
+  const Tensor& value = kv_b_.pieces()[0].value;
+  for (int64_t h = 0; h < heads_; ++h) {
+    by_columns.push_back(
+        {absorbed_k_[static_cast<size_t>(h)], value.rows(h * (nope_ + v_), nope_)});
+    by_rows.push_back(
+        {absorbed_v_[static_cast<size_t>(h)], value.rows(h * (nope_ + v_) + nope_, v_)});
+  }
+}
+
+}  // namespace minke::model

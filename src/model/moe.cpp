@@ -1,0 +1,171 @@
+#include "model/moe.h"
+
+#include <algorithm>
+
+#include "ops/elementwise.h"
+#include "ops/permute.h"
+
+namespace minke::model {
+
+Ffn::Ffn(const std::string& prefix, int64_t hidden, int64_t width)
+    : gate_up_(
+          Weight::stacked({prefix + "gate_proj.weight", prefix + "up_proj.weight"}, width, hidden)),
+      down_(Weight::matrix(Weight::Kind::kLinear, prefix + "down_proj.weight", hidden, width)) {}
+
+void Ffn::forward(const Tensor& y_TD, const Tensor& x_TD, Saved& saved, const Pass& pass) const {
+  saved.x_TD = x_TD;
+  saved.gate_up = pass.saved.make(pass.activation(), {x_TD.dim(0), gate_up_.rows()});
+  const Arena::Scope scope(pass.scratch);
+  linear(saved.gate_up, x_TD, gate_up_, false, pass);
+  const Tensor h_TF = pass.scratch.make(pass.activation(), {x_TD.dim(0), down_.cols()});
+  ops::swiglu(h_TF, saved.gate_up, {});
+  linear(y_TD, h_TF, down_, true, pass);
+}
+
+void Ffn::backward(const Tensor& dx_TD, bool accumulate, const Tensor& dy_TD, const Saved& saved,
+                   const Pass& pass) {
+  const Arena::Scope scope(pass.scratch);
+  const int64_t T = dy_TD.dim(0);
+  // SwiGLU's output is computed again rather than kept (V3 report, section 3.2.3).
+  const Tensor h_TF = pass.scratch.make(pass.activation(), {T, down_.cols()});
+  ops::swiglu(h_TF, saved.gate_up, {});
+  const Tensor dh_TF = pass.scratch.make(pass.activation(), {T, down_.cols()});
+  linear_backward(dh_TF, false, dy_TD, h_TF, down_, pass);
+  const Tensor d_gate_up = pass.scratch.make(pass.activation(), {T, gate_up_.rows()});
+  ops::swiglu_backward(d_gate_up, {}, dh_TF, saved.gate_up, {});
+  linear_backward(dx_TD, accumulate, d_gate_up, saved.x_TD, gate_up_, pass);
+}
+
+Router::Router(const ModelConfig& config, const std::string& prefix)
+    : gate(Weight::matrix(Weight::Kind::kGate, prefix + "gate.weight", config.n_routed_experts,
+                          config.hidden_size)),
+      bias_name(prefix + "gate.e_score_correction_bias"),
+      bias_E(DType::kF32, {config.n_routed_experts}),
+      counts_E(DType::kI64, {config.n_routed_experts}),
+      how_(config.routing()) {}
+
+double Router::forward(const Tensor& x_TD, int64_t sequences, const Tensor& forced, bool counting,
+                       Saved& saved, const Pass& pass) {
+  const int64_t T = x_TD.dim(0);
+  saved.scores_TE = pass.saved.make(DType::kF32, {T, how_.experts});
+  saved.weights_TK = pass.saved.make(DType::kF32, {T, how_.chosen});
+  saved.experts_TK = pass.saved.make(DType::kI32, {T, how_.chosen});
+  saved.f_BE = pass.saved.make(DType::kF32, {sequences, how_.experts});
+  const Arena::Scope scope(pass.scratch);
+  const Tensor logits_TE = pass.scratch.make(DType::kF32, {T, how_.experts});
+  linear(logits_TE, x_TD, gate, false, pass);
+  if (!forced.empty()) {
+    std::copy_n(forced.data<int32_t>(), forced.count(), saved.experts_TK.data<int32_t>());
+  }
+  ops::route(saved.experts_TK, saved.weights_TK, saved.scores_TE, logits_TE,
+             has_bias() ? bias_E : Tensor{}, how_, !forced.empty());
+  if (counting) ops::count_experts(counts_E, saved.experts_TK);
+  return ops::sequence_balance(saved.f_BE, saved.scores_TE, sequences, how_);
+}
+
+void Router::backward(const Tensor& dx_TD, const Tensor& dweights_TK, const Tensor& x_TD,
+                      int64_t sequences, float balance_scale, const Saved& saved,
+                      const Pass& pass) {
+  const Arena::Scope scope(pass.scratch);
+  const Tensor dlogits_TE = pass.scratch.make(DType::kF32, saved.scores_TE.shape());
+  ops::router_backward(dlogits_TE, dweights_TK, saved.experts_TK, saved.scores_TE, saved.f_BE,
+                       sequences, balance_scale, how_);
+  linear_backward(dx_TD, false, dlogits_TE, x_TD, gate, pass);
+}
+
+Moe::Moe(const ModelConfig& config, const std::string& prefix)
+    : router(config, prefix),
+      experts_(config.n_routed_experts),
+      chosen_(config.num_experts_per_tok),
+      gate_up_(Weight::experts(prefix + "experts.", experts_, {"gate_proj", "up_proj"},
+                               config.moe_intermediate_size, config.hidden_size)),
+      down_(Weight::experts(prefix + "experts.", experts_, {"down_proj"}, config.hidden_size,
+                            config.moe_intermediate_size)) {
+  if (config.n_shared_experts > 0) {
+    shared_ = Ffn(prefix + "shared_experts.", config.hidden_size,
+                  config.moe_intermediate_size * config.n_shared_experts);
+  }
+}
+
+template <typename Operand>
+void Moe::grouped(const Tensor& out, const Tensor& in, const std::vector<int64_t>& offsets,
+                  Operand&& operand) const {
+  std::vector<ops::Product> products;
+  for (int64_t e = 0; e < experts_; ++e) {
+    const int64_t begin = offsets[static_cast<size_t>(e)];
+    const int64_t rows = offsets[static_cast<size_t>(e) + 1] - begin;
+    if (rows > 0) {
+      products.push_back({out.rows(begin, rows), in.rows(begin, rows), operand(e), false});
+    }
+  }
+  ops::matmul(products);
+}
+
+void Moe::grouped_wgrad(const Weight& weight, const Tensor& dy, const Tensor& x,
+                        const std::vector<int64_t>& offsets, const Pass& pass) const {
+  std::vector<ops::WeightGradient> products;
+  for (int64_t e = 0; e < experts_; ++e) {
+    const int64_t begin = offsets[static_cast<size_t>(e)];
+    const int64_t rows = offsets[static_cast<size_t>(e) + 1] - begin;
+    if (rows > 0) {
+      products.push_back({weight.gradient(e), dy.rows(begin, rows), x.rows(begin, rows), true});
+    }
+  }
+  ops::matmul_wgrad(products, weight.operand(pass.precision), pass.scratch);
+}
+
+double Moe::forward(const Tensor& y_TD, const Tensor& x_TD, int64_t sequences, const Tensor& forced,
+                    bool counting, Saved& s, const Pass& pass) {
+  const int64_t T = x_TD.dim(0), R = T * chosen_;
+  const DType act = pass.activation();
+  s.x_TD = x_TD;
+  const double balance = router.forward(x_TD, sequences, forced, counting, s.route, pass);
+
+  s.token_R = pass.saved.make(DType::kI32, {R});
+  s.row_TK = pass.saved.make(DType::kI32, {T, chosen_});
+  s.weight_R = pass.saved.make(DType::kF32, {R});
+  s.offsets.resize(static_cast<size_t>(experts_) + 1);
+  ops::sort_by_expert(s.offsets, s.token_R, s.row_TK, s.route.experts_TK);
+  ops::gather_weights(s.weight_R, s.route.weights_TK, s.row_TK);
+  s.gate_up = pass.saved.make(act, {R, gate_up_.rows()});
+
+  const Arena::Scope scope(pass.scratch);
+  const Tensor x_RD = pass.scratch.make(act, {R, x_TD.dim(1)});
+  ops::gather_rows(x_RD, x_TD, s.token_R);
+  grouped(s.gate_up, x_RD, s.offsets, [&](int64_t e) { return gate_up_.fprop(e); });
+  const Tensor h_RF = pass.scratch.make(act, {R, down_.cols()});
+  ops::swiglu(h_RF, s.gate_up, s.weight_R);
+  const Tensor y_RD = x_RD;  // the gathered input is done with
+  grouped(y_RD, h_RF, s.offsets, [&](int64_t e) { return down_.fprop(e); });
+  ops::combine_rows(y_TD, true, y_RD, s.row_TK);
+  if (shared_.exists()) shared_.forward(y_TD, x_TD, s.shared, pass);
+  return balance;
+}
+
+void Moe::backward(const Tensor& dx_TD, const Tensor& dy_TD, int64_t sequences, float balance_scale,
+                   const Saved& s, const Pass& pass) {
+  const Arena::Scope scope(pass.scratch);
+  const DType act = pass.activation();
+  const int64_t R = s.token_R.dim(0), D = dy_TD.dim(1), F = down_.cols();
+  const Tensor rows_RD = pass.scratch.make(act, {R, D});
+  ops::gather_rows(rows_RD, dy_TD, s.token_R);
+  const Tensor h_RF = pass.scratch.make(act, {R, F}), dh_RF = pass.scratch.make(act, {R, F});
+  ops::swiglu(h_RF, s.gate_up, s.weight_R);
+  grouped(dh_RF, rows_RD, s.offsets, [&](int64_t e) { return down_.dgrad(e); });
+  grouped_wgrad(down_, rows_RD, h_RF, s.offsets, pass);
+
+  const Tensor d_gate_up = pass.scratch.make(act, {R, 2 * F});
+  const Tensor dweight_R = pass.scratch.make(DType::kF32, {R});
+  ops::swiglu_backward(d_gate_up, dweight_R, dh_RF, s.gate_up, s.weight_R);
+  const Tensor dweights_TK = pass.scratch.make(DType::kF32, s.route.weights_TK.shape());
+  ops::scatter_weights(dweights_TK, dweight_R, s.row_TK);
+  router.backward(dx_TD, dweights_TK, s.x_TD, sequences, balance_scale, s.route, pass);
+
+  ops::gather_rows(rows_RD, s.x_TD, s.token_R);
+  grouped_wgrad(gate_up_, d_gate_up, rows_RD, s.offsets, pass);
+  grouped(rows_RD, d_gate_up, s.offsets, [&](int64_t e) { return gate_up_.dgrad(e); });
+  ops::combine_rows(dx_TD, true, rows_RD, s.row_TK);
+  if (shared_.exists()) shared_.backward(dx_TD, true, dy_TD, s.shared, pass);
+}
+
+}  // namespace minke::model

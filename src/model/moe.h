@@ -1,0 +1,106 @@
+// Feed-forward layers: the dense SwiGLU one, and DeepSeekMoE (V3 report, section 2.1.2):
+// fine-grained routed experts, shared experts that see every token, and a router balanced without
+// an auxiliary loss.
+#pragma once
+
+#include <span>
+
+#include "model/config.h"
+#include "model/linear.h"
+
+namespace minke::model {
+
+// y += down(silu(gate(x)) * up(x))
+class Ffn {
+ public:
+  Ffn() = default;
+  Ffn(const std::string& prefix, int64_t hidden, int64_t width);
+  bool exists() const { return gate_up_.exists(); }
+
+  struct Saved {
+    Tensor x_TD, gate_up;
+  };
+  void forward(const Tensor& y_TD, const Tensor& x_TD, Saved& saved, const Pass& pass) const;
+  // dx_TD (FP32) += where accumulate, else overwritten.
+  void backward(const Tensor& dx_TD, bool accumulate, const Tensor& dy_TD, const Saved& saved,
+                const Pass& pass);
+
+  template <typename Visit>
+  void for_each_weight(Visit&& visit) {
+    visit(gate_up_);
+    visit(down_);
+  }
+
+ private:
+  Weight gate_up_, down_;
+};
+
+// The choice of experts: gate, correction bias, counts.
+class Router {
+ public:
+  Router() = default;
+  Router(const ModelConfig& config, const std::string& prefix);
+
+  struct Saved {
+    Tensor experts_TK, weights_TK, scores_TE, f_BE;
+  };
+  // forced: experts to use instead of choosing, I32 [T, K] ascending; empty: choose. Adds to the
+  // counts where `counting`. Returns the balance loss: the sum over sequences of sum_i f_i P_i.
+  double forward(const Tensor& x_TD, int64_t sequences, const Tensor& forced, bool counting,
+                 Saved& saved, const Pass& pass);
+  // dx_TD (FP32) is overwritten.
+  void backward(const Tensor& dx_TD, const Tensor& dweights_TK, const Tensor& x_TD,
+                int64_t sequences, float balance_scale, const Saved& saved, const Pass& pass);
+
+  Weight gate;
+  bool has_bias() const { return how_.method == ops::TopkMethod::kNoauxTc; }
+  std::string bias_name;
+  OwnedTensor bias_E;    // FP32: e_score_correction_bias
+  OwnedTensor counts_E;  // I64: tokens since the counts were last cleared
+  const ops::Routing& how() const { return how_; }
+
+ private:
+  ops::Routing how_;
+};
+
+class Moe {
+ public:
+  Moe(const ModelConfig& config, const std::string& prefix);
+
+  struct Saved {
+    Tensor x_TD;
+    Router::Saved route;
+    Tensor token_R, row_TK, weight_R, gate_up;
+    std::vector<int64_t> offsets;
+    Ffn::Saved shared;
+  };
+  // y_TD += the layer's output; returns Router::forward's balance loss.
+  double forward(const Tensor& y_TD, const Tensor& x_TD, int64_t sequences, const Tensor& forced,
+                 bool counting, Saved& saved, const Pass& pass);
+  void backward(const Tensor& dx_TD, const Tensor& dy_TD, int64_t sequences, float balance_scale,
+                const Saved& saved, const Pass& pass);
+
+  Router router;
+
+  template <typename Visit>
+  void for_each_weight(Visit&& visit) {
+    visit(router.gate);
+    visit(gate_up_);
+    visit(down_);
+    if (shared_.exists()) shared_.for_each_weight(visit);
+  }
+
+ private:
+  // One product a expert: out rows [offsets[e], offsets[e + 1]) = in rows . operand(e)^T.
+  template <typename Operand>
+  void grouped(const Tensor& out, const Tensor& in, const std::vector<int64_t>& offsets,
+               Operand&& operand) const;
+  void grouped_wgrad(const Weight& weight, const Tensor& dy, const Tensor& x,
+                     const std::vector<int64_t>& offsets, const Pass& pass) const;
+
+  int64_t experts_, chosen_;
+  Weight gate_up_, down_;
+  Ffn shared_;
+};
+
+}  // namespace minke::model

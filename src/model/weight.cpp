@@ -1,0 +1,128 @@
+#include "model/weight.h"
+
+#include <cstring>
+
+#include "ops/elementwise.h"
+
+namespace minke::model {
+namespace {
+
+size_t aligned(size_t bytes) { return (bytes + 63) / 64 * 64; }
+
+}  // namespace
+
+Weight Weight::matrix(Kind kind, std::string name, int64_t rows, int64_t cols) {
+  Weight w;
+  w.kind_ = kind;
+  w.count_ = 1;
+  w.rows_ = rows;
+  w.cols_ = cols;
+  w.pieces_.push_back({std::move(name), {rows, cols}, {}, {}});
+  return w;
+}
+
+Weight Weight::vector(std::string name, int64_t size) {
+  Weight w;
+  w.kind_ = Kind::kVector;
+  w.count_ = 1;
+  w.rows_ = 1;
+  w.cols_ = size;
+  w.pieces_.push_back({std::move(name), {size}, {}, {}});
+  return w;
+}
+
+Weight Weight::experts(const std::string& prefix, int64_t count,
+                       const std::vector<std::string>& projections, int64_t rows_each,
+                       int64_t cols) {
+  Weight w;
+  w.count_ = count;
+  w.rows_ = rows_each * static_cast<int64_t>(projections.size());
+  w.cols_ = cols;
+  for (int64_t e = 0; e < count; ++e) {
+    for (const std::string& projection : projections) {
+      w.pieces_.push_back(
+          {fmt::format("{}{}.{}.weight", prefix, e, projection), {rows_each, cols}, {}, {}});
+    }
+  }
+  return w;
+}
+
+Weight Weight::stacked(const std::vector<std::string>& names, int64_t rows_each, int64_t cols) {
+  Weight w;
+  w.count_ = 1;
+  w.rows_ = rows_each * static_cast<int64_t>(names.size());
+  w.cols_ = cols;
+  for (const std::string& name : names) w.pieces_.push_back({name, {rows_each, cols}, {}, {}});
+  return w;
+}
+
+void Weight::own() {
+  master_ = kind_ == Kind::kVector ? OwnedTensor(DType::kF32, {cols_})
+                                   : OwnedTensor(DType::kF32, {count_ * rows_, cols_});
+  float* at = master_.data<float>();
+  for (Piece& piece : pieces_) {
+    piece.value = Tensor(at, piece.shape);
+    at += piece.shape.count();
+  }
+}
+
+void Weight::attach_gradient() {
+  gradient_ = OwnedTensor(DType::kF32, master_.shape());
+  float* at = gradient_.data<float>();
+  for (Piece& piece : pieces_) {
+    piece.grad = Tensor(at, piece.shape);
+    at += piece.shape.count();
+  }
+}
+
+Tensor Weight::matrix_value(int64_t i, std::vector<OwnedTensor>& assembled) const {
+  if (owned()) return master_.rows(i * rows_, rows_);
+  const auto each = static_cast<int64_t>(pieces_.size()) / count_;
+  const auto first = static_cast<size_t>(i * each);
+  if (each == 1) return pieces_[first].value;
+  assembled.emplace_back(pieces_[first].value.dtype(), Shape{rows_, cols_});
+  const Tensor whole = assembled.back();
+  int64_t row = 0;
+  for (size_t p = first; p < first + static_cast<size_t>(each); ++p) {
+    const Tensor& value = pieces_[p].value;
+    ops::convert(whole.rows(row, value.dim(0)), value);
+    row += value.dim(0);
+  }
+  return whole;
+}
+
+size_t Weight::packed_size(Precision precision, bool with_dgrad) const {
+  if (kind_ != Kind::kLinear && kind_ != Kind::kGate) return 0;
+  const DType format = operand(precision);
+  size_t each = aligned(ops::packed_bytes(format, rows_, cols_));
+  if (with_dgrad) each += aligned(ops::packed_bytes(format, cols_, rows_));
+  return each * static_cast<size_t>(count_);
+}
+
+void Weight::add_pack_jobs(Precision precision, bool with_dgrad, std::vector<ops::PackJob>& by_rows,
+                           std::vector<ops::PackJob>& by_columns,
+                           std::vector<OwnedTensor>& assembled) {
+  const size_t size = packed_size(precision, with_dgrad);
+  if (size == 0) return;
+  if (packed_memory_.count() != static_cast<int64_t>(size) || packed_memory_.raw() == nullptr) {
+    packed_memory_ = OwnedTensor(DType::kU8, {static_cast<int64_t>(size)});
+    const DType format = operand(precision);
+    auto* at = reinterpret_cast<std::byte*>(packed_memory_.data<uint8_t>());
+    fprop_.clear();
+    dgrad_.clear();
+    for (int64_t i = 0; i < count_; ++i) {
+      fprop_.push_back({at, format, rows_, cols_});
+      at += aligned(ops::packed_bytes(format, rows_, cols_));
+      if (!with_dgrad) continue;
+      dgrad_.push_back({at, format, cols_, rows_});
+      at += aligned(ops::packed_bytes(format, cols_, rows_));
+    }
+  }
+  for (int64_t i = 0; i < count_; ++i) {
+    const Tensor value = matrix_value(i, assembled);
+    by_rows.push_back({fprop(i), value});
+    if (with_dgrad) by_columns.push_back({dgrad(i), value});
+  }
+}
+
+}  // namespace minke::model
