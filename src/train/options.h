@@ -1,0 +1,111 @@
+// Every setting of a training run. One visit_fields drives the command line, the file of flags, the
+// manifest and what a resumed run is compared with.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace minke::train {
+
+struct Options {
+  // What to learn from.
+  std::vector<std::string> data;
+  std::vector<std::string> valid_data;
+  double valid_fraction = 0.05;
+  std::string text_field = "text";
+  // What learns.
+  std::string size = "tiny";
+  std::string model;
+  std::string tokenizer;
+  int64_t vocab = 4096;
+  std::string precision = "bf16";
+  // How long, and in what portions.
+  int64_t steps = 0;
+  double minutes = 0;
+  int64_t batch = 16;
+  int64_t micro_batch = 0;
+  int64_t seq = 256;
+  bool mask_documents = false;
+  // The recipe.
+  uint64_t seed = 1;
+  double lr = 3e-3;
+  double min_lr = 0;
+  int64_t warmup = 50;
+  double constant = 0;
+  double beta1 = 0.9;
+  double beta2 = 0.95;
+  double eps = 1e-8;
+  double weight_decay = 0.1;
+  double clip = 1.0;
+  double mtp_lambda = 0.3;
+  double alpha = 1e-4;
+  double gamma = 1e-3;
+  // What is written meanwhile.
+  int64_t eval_every = 0;
+  int64_t sample_every = 0;
+  int64_t save_every = 0;
+  int64_t stop_at = 0;
+  std::string sample_prompt;
+
+  friend bool operator==(const Options&, const Options&) = default;
+};
+
+// What a setting may change between a run and its continuation.
+enum class Scope {
+  kRun,   // fixed at the start: another value would be another run
+  kLeave  // when to look, save or stop: free at every start
+};
+
+// Calls visit(flag, field, scope, help) for every setting, in the order of the help text.
+template <typename Opt, typename Visit>
+void visit_fields(Opt& o, Visit&& visit) {
+  using enum Scope;
+  visit("data", o.data, kRun,
+        "Text to learn from: files, folders, globs or - ; .txt (a file is a document) or .jsonl "
+        "(a line is), also .gz and .zst");
+  visit("valid", o.valid_data, kRun, "Held-out text; without it, a fraction of --data");
+  visit("valid-fraction", o.valid_fraction, kRun, "What to hold out where --valid is not given");
+  visit("text-field", o.text_field, kRun, "The field of a .jsonl line that holds the text");
+  visit("size", o.size, kRun, "A model that comes with minke: nano, tiny or small");
+  visit("model", o.model, kRun, "A config.json to train instead of --size");
+  visit("tokenizer", o.tokenizer, kRun,
+        "A folder with tokenizer.json; without it, one is trained on --data");
+  visit("vocab", o.vocab, kRun, "Vocabulary of a tokenizer trained here, which --size then takes");
+  visit("precision", o.precision, kRun, "bf16 (FP32 master weights) or fp32");
+  visit("steps", o.steps, kRun, "Optimizer steps in all");
+  visit("minutes", o.minutes, kRun,
+        "Instead of --steps: as many as a short timing says fit; then fixed and printed");
+  visit("batch", o.batch, kRun, "Sequences a step");
+  visit("micro-batch", o.micro_batch, kRun,
+        "Sequences computed at once; gradients are accumulated to a step (0: --batch)");
+  visit("seq", o.seq, kRun, "Tokens a sequence");
+  visit("mask-documents", o.mask_documents, kRun, "Attention stays within a document");
+  visit("seed", o.seed, kRun, "Seed of weights and of the order of data");
+  visit("lr", o.lr, kRun, "Peak learning rate");
+  visit("min-lr", o.min_lr, kRun, "Learning rate at the end");
+  visit("warmup", o.warmup, kRun, "Steps of linear warm-up");
+  visit("constant", o.constant, kRun,
+        "Share of the steps after warm-up at the peak, before the cosine to --min-lr");
+  visit("beta1", o.beta1, kRun, "AdamW: decay of the mean gradient");
+  visit("beta2", o.beta2, kRun, "AdamW: decay of the mean squared gradient");
+  visit("eps", o.eps, kRun, "AdamW: added to the root of the mean square");
+  visit("weight-decay", o.weight_decay, kRun, "AdamW: decay of all weights but norms and biases");
+  visit("clip", o.clip, kRun, "Largest norm of the whole gradient (0: no clipping)");
+  visit("mtp-lambda", o.mtp_lambda, kRun, "Weight of the multi-token prediction losses");
+  visit("alpha", o.alpha, kRun, "Weight of the sequence-wise balance loss");
+  visit("gamma", o.gamma, kRun, "Speed of the routers' bias update");
+  visit("eval-every", o.eval_every, kLeave, "Steps between evaluations (0: a tenth of the run)");
+  visit("sample-every", o.sample_every, kLeave, "Steps between samples (0: a fifth of the run)");
+  visit("save-every", o.save_every, kLeave, "Steps between checkpoints (0: a fifth of the run)");
+  visit("stop-at", o.stop_at, kLeave, "Save and leave after this step (0: at the end)");
+  visit("sample-prompt", o.sample_prompt, kLeave, "What samples continue (default: nothing)");
+}
+
+// Error naming the flag, for values that make no sense.
+void check(const Options& options);
+
+// Learning rate of step 1..steps: linear warm-up, constant, cosine (V3 report, section 4.2).
+double learning_rate(const Options& options, int64_t step);
+
+}  // namespace minke::train
