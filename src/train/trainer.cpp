@@ -1,0 +1,133 @@
+#include "train/trainer.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+#include "model/memory.h"
+
+namespace minke::train {
+namespace {
+
+// Address space, not memory: pages count once they are touched. Workspace of ops varies with
+// shapes.
+constexpr size_t kSlack = size_t{1} << 30;
+
+model::StepMemory memory_of(const model::Transformer& model, const Options& options) {
+  return model::step_memory(model.config(), model.precision(),
+                            std::max<int64_t>(micro_batch(options), 8), options.seq);
+}
+
+}  // namespace
+
+int64_t micro_batch(const Options& options) {
+  return options.micro_batch > 0 ? options.micro_batch : options.batch;
+}
+
+double RouterLoad::max_vio() const {
+  const auto sum = static_cast<double>(std::accumulate(counts.begin(), counts.end(), int64_t{0}));
+  if (sum == 0) return 0;
+  const auto most = static_cast<double>(*std::ranges::max_element(counts));
+  return most * static_cast<double>(counts.size()) / sum - 1;
+}
+
+double StepReport::worst_max_vio() const {
+  double worst = 0;
+  for (const RouterLoad& router : routers) worst = std::max(worst, router.max_vio());
+  return worst;
+}
+
+Trainer::Trainer(model::Transformer& model, const Options& options, RowSource rows)
+    : model_(model),
+      options_(options),
+      rows_(std::move(rows)),
+      optimizer_(model),
+      saved_(2 * memory_of(model, options).activations + kSlack),
+      scratch_(8 * memory_of(model, options).workspace + kSlack) {
+  model_.attach_gradients();
+  model_.prepare(true);
+}
+
+StepReport Trainer::step() {
+  const int64_t depths = model_.config().num_nextn_predict_layers;
+  const int64_t row_tokens = options_.seq + 1 + depths, batch = options_.batch;
+  StepReport report;
+  report.step = done_ + 1;
+  report.learning_rate = learning_rate(options_, report.step);
+  report.tokens = batch * options_.seq;
+
+  std::vector<int32_t> tokens(static_cast<size_t>(batch * row_tokens)), documents(tokens.size());
+  for (int64_t i = 0; i < batch; ++i) {
+    const auto at = static_cast<size_t>(i * row_tokens), n = static_cast<size_t>(row_tokens);
+    rows_(done_ * batch + i, std::span(tokens).subspan(at, n), std::span(documents).subspan(at, n));
+  }
+  const auto part = [&](int64_t first, int64_t count) {
+    const auto at = static_cast<size_t>(first * row_tokens);
+    const auto n = static_cast<size_t>(count * row_tokens);
+    return model::Batch{count,
+                        options_.seq,
+                        row_tokens,
+                        std::span(tokens).subspan(at, n),
+                        std::span(documents).subspan(at, n),
+                        options_.mask_documents};
+  };
+  // Every loss is a mean over the valid positions of the whole batch, however it is cut.
+  std::vector<float> scale;
+  for (int64_t k = 0; k <= depths; ++k) {
+    const auto valid = static_cast<double>(model::count_valid(part(0, batch).targets(k)));
+    const double weight = k == 0 ? 1 : options_.mtp_lambda / static_cast<double>(depths);
+    scale.push_back(valid > 0 ? static_cast<float>(weight / valid) : 0.0F);
+  }
+  const auto balance_scale = static_cast<float>(options_.alpha / static_cast<double>(batch));
+
+  model_.clear_gradients();
+  model_.for_each_router([](int64_t, model::Router& router) {
+    std::ranges::fill(router.counts_E.span<int64_t>(), 0);
+  });
+  std::vector<model::Transformer::DepthLoss> sums(static_cast<size_t>(depths) + 1);
+  for (int64_t first = 0; first < batch; first += micro_batch(options_)) {
+    const int64_t count = std::min(micro_batch(options_), batch - first);
+    model::Transformer::Options how;
+    how.counting = true;
+    const auto losses =
+        model_.forward_backward(part(first, count), scale, balance_scale, how, pass());
+    for (size_t k = 0; k < sums.size(); ++k) {
+      sums[k].sum += losses.depth[k].sum;
+      sums[k].valid += losses.depth[k].valid;
+    }
+    report.balance += losses.balance / static_cast<double>(batch);
+  }
+  const auto mean = [&](size_t k) {
+    return sums[k].valid > 0 ? sums[k].sum / static_cast<double>(sums[k].valid) : 0.0;
+  };
+  report.loss = mean(0);
+  for (size_t k = 1; k < sums.size(); ++k) report.mtp_loss.push_back(mean(k));
+  report.gradient_norm = optimizer_.gradient_norm();
+  if (!std::isfinite(report.loss) || !std::isfinite(report.gradient_norm)) {
+    fail(
+        "step {}: the {} is not finite; the weights are as before it. Try a smaller --lr or more "
+        "--warmup",
+        report.step, std::isfinite(report.loss) ? "gradient" : "loss");
+  }
+
+  report.clipped = options_.clip > 0 && report.gradient_norm > options_.clip;
+  const double factor = report.clipped ? options_.clip / report.gradient_norm : 1.0;
+  optimizer_.step(options_, report.step, static_cast<float>(factor));
+  model_.for_each_router([&](int64_t layer, model::Router& router) {
+    RouterLoad load;
+    load.layer = layer;
+    const auto counts = router.counts_E.span<int64_t>();
+    load.counts.assign(counts.begin(), counts.end());
+    if (router.has_bias()) {
+      ops::update_bias(router.bias_E, router.counts_E, static_cast<float>(options_.gamma));
+      const auto bias = router.bias_E.span<float>();
+      load.bias.assign(bias.begin(), bias.end());
+    }
+    report.routers.push_back(std::move(load));
+  });
+  model_.prepare(true);
+  ++done_;
+  return report;
+}
+
+}  // namespace minke::train

@@ -1,0 +1,71 @@
+// One optimizer step after another: gradients of a whole batch in micro-batches, clipping, AdamW,
+// the routers' bias update.
+//
+// A step depends on its number, the weights, the moments and the data alone, so a run that stops
+// and resumes computes the same bytes as one that never stopped, for any number of threads.
+#pragma once
+
+#include <functional>
+#include <span>
+#include <vector>
+
+#include "train/optimizer.h"
+
+namespace minke::train {
+
+// Fills row `index` (from 0, endless) of the training data: positions + 1 + MTP depths tokens, and
+// the document each lies in.
+using RowSource =
+    std::function<void(int64_t index, std::span<int32_t> tokens, std::span<int32_t> documents)>;
+
+struct RouterLoad {
+  int64_t layer = 0;
+  std::vector<int64_t> counts;  // tokens each expert got in the step
+  std::vector<float> bias;      // after the step's update; empty where the router has none
+  // max_i count_i / mean(count) - 1 (LF paper).
+  double max_vio() const;
+};
+
+struct StepReport {
+  int64_t step = 0;
+  double loss = 0;               // mean over valid positions, natural logarithm
+  std::vector<double> mtp_loss;  // of depth 1, 2, ...
+  double balance = 0;            // mean over sequences, sum over layers, without alpha
+  double learning_rate = 0, gradient_norm = 0;
+  bool clipped = false;
+  int64_t tokens = 0;
+  std::vector<RouterLoad> routers;
+  double worst_max_vio() const;
+};
+
+class Trainer {
+ public:
+  // The model is initialised, or loaded, by the caller; it is prepared for training here.
+  Trainer(model::Transformer& model, const Options& options, RowSource rows);
+
+  // Computes step done() + 1. Error where the loss or a gradient is not finite: nothing was changed
+  // then.
+  StepReport step();
+
+  int64_t done() const { return done_; }
+  void resume_at(int64_t done) { done_ = done; }
+  Optimizer& optimizer() { return optimizer_; }
+  const Options& options() const { return options_; }
+  // A pass of this trainer's memory, for evaluation between steps.
+  model::Pass pass() { return {model_.precision(), saved_, scratch_}; }
+  size_t peak_activations() const { return saved_.peak(); }
+  size_t peak_workspace() const { return scratch_.peak(); }
+
+ private:
+  model::Transformer& model_;
+  Options options_;
+  RowSource rows_;
+  Optimizer optimizer_;
+  Arena saved_, scratch_;
+  int64_t done_ = 0;
+};
+
+// Sequences computed at once.
+int64_t micro_batch(const Options& options);
+
+}  // namespace minke::train
