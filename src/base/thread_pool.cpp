@@ -63,21 +63,23 @@ class Pool {
     {
       const std::lock_guard lock(mutex_);
       job_ = &job;
-      running_ = static_cast<int>(workers_.size());
       generation_.fetch_add(1, std::memory_order_release);
     }
     wake_.notify_all();
     job.run();
-    // Workers usually end within microseconds of each other: spin first, then sleep.
-    for (int spin = 0; spin < kSpins && running_.load(std::memory_order_acquire) > 0; ++spin) {
+    // A worker that has not woken by now finds no job and is not waited for.
+    std::unique_lock lock(mutex_);
+    job_ = nullptr;
+    lock.unlock();
+    for (int spin = 0; spin < kSpins && active_.load(std::memory_order_acquire) > 0; ++spin) {
       __builtin_ia32_pause();
     }
-    std::unique_lock lock(mutex_);
-    done_.wait(lock, [this] { return running_ == 0; });
-    job_ = nullptr;
+    lock.lock();
+    done_.wait(lock, [this] { return active_ == 0; });
   }
 
  private:
+  // Ops follow each other within microseconds: look for the next job a while before sleeping.
   static constexpr int kSpins = 4000;
 
   void work(int index) {
@@ -89,19 +91,18 @@ class Pool {
            ++spin) {
         __builtin_ia32_pause();
       }
-      Job* job = nullptr;
-      {
-        std::unique_lock lock(mutex_);
-        wake_.wait(lock, [&] { return stop_ || generation_ != seen; });
-        if (stop_) return;
-        seen = generation_;
-        job = job_;
-      }
+      std::unique_lock lock(mutex_);
+      wake_.wait(lock, [&] { return stop_ || generation_ != seen; });
+      if (stop_) return;
+      seen = generation_;
+      Job* job = job_;
+      if (job == nullptr) continue;
+      active_.fetch_add(1, std::memory_order_relaxed);
+      lock.unlock();
       job->run();
-      {
-        const std::lock_guard lock(mutex_);
-        running_.fetch_sub(1, std::memory_order_acq_rel);
-      }
+      lock.lock();
+      active_.fetch_sub(1, std::memory_order_release);
+      lock.unlock();
       done_.notify_one();
     }
   }
@@ -110,7 +111,7 @@ class Pool {
   std::mutex mutex_;
   std::condition_variable wake_, done_;
   Job* job_ = nullptr;
-  std::atomic<int> running_{0};
+  std::atomic<int> active_{0};
   std::atomic<uint64_t> generation_{0};
   bool stop_ = false;
 };
