@@ -93,13 +93,14 @@ function(minke_room_tests room)
     target_link_libraries(test_${room} PRIVATE minke_${room})
   endif()
   minke_link_below(test_${room} PRIVATE ${room})
-  target_link_libraries(test_${room} PRIVATE minke_ref minke_tensor GTest::gtest GTest::gmock GTest::gtest_main)
+  target_link_libraries(test_${room} PRIVATE minke_ref minke_tensor GTest::gtest GTest::gmock
+    GTest::gtest_main)
   if(room STREQUAL app)
     add_dependencies(test_${room} minke)
   endif()
   # A suite with Slow in its name is left out under sanitizers, see .ci/run.
-  gtest_discover_tests(test_${room} TEST_PREFIX ${room}. TEST_FILTER -*Slow*
+  gtest_discover_tests(test_${room} TEST_PREFIX ${room}. NO_PRETTY_VALUES TEST_FILTER -*Slow*
     PROPERTIES LABELS ${room} DISCOVERY_TIMEOUT 60)
-  gtest_discover_tests(test_${room} TEST_PREFIX ${room}. TEST_FILTER *Slow*
+  gtest_discover_tests(test_${room} TEST_PREFIX ${room}. NO_PRETTY_VALUES TEST_FILTER *Slow*
     PROPERTIES LABELS "${room};slow" DISCOVERY_TIMEOUT 60)
 endfunction()
