@@ -1,0 +1,22 @@
+// Kernel of AdamW.
+#pragma once
+
+#include <cstdint>
+
+#include "ops/isa.h"
+
+namespace minke::ops::kernels {
+
+// The step's constants, as FP32.
+struct AdamWFactors {
+  float lr, beta1, one_minus_beta1, beta2, one_minus_beta2, eps, weight_decay, gradient_scale;
+  float m_correction, v_correction;  // 1 / (1 - beta^step)
+};
+
+struct AdamWKernels {
+  // Multiplications and additions are rounded one by one: the same bytes on every instruction set.
+  void (*step)(float* w, float* m, float* v, const float* g, const AdamWFactors& f, int64_t n);
+};
+MINKE_DECLARE_KERNELS(AdamWKernels, adamw_kernels)
+
+}  // namespace minke::ops::kernels
