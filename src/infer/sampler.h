@@ -1,0 +1,51 @@
+// Which token comes next: from a row of logits to an id.
+//
+// The order is Hugging Face's: temperature, then top-k, then top-p of what is left, then min-p.
+// Ids from the tokenizer's vocabulary on (padding rows of the head) are never candidates.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+namespace minke::infer {
+
+struct Sampling {
+  double temperature = 1;  // divides the logits; 0: greedy, the lowest id wins a tie
+  int64_t top_k = 0;       // only the k most likely; 0: all
+  double top_p = 1;        // the fewest most likely ids whose probabilities reach p; 1: all
+  double min_p = 0;        // only ids at least min_p times as likely as the likeliest; 0: all
+  uint64_t seed = 0;
+
+  // Error naming the setting, what it is, and its range.
+  void check() const;
+};
+
+class Sampler {
+ public:
+  struct Candidate {
+    int32_t id = 0;
+    double p = 0;
+  };
+
+  // vocabulary: ids below it are tokens. Checks the sampling.
+  Sampler(const Sampling& sampling, int64_t vocabulary);
+
+  // The distribution that sample() draws from: at least one candidate, each p > 0, their sum 1 up
+  // to rounding. Error when a token's logit is not finite.
+  const std::vector<Candidate>& candidates(std::span<const float> logits_V);
+
+  // The token at `position` of its sequence. The random stream is named by (seed, position), so a
+  // text that is continued later, or elsewhere, goes on as it would have.
+  int32_t sample(std::span<const float> logits_V, int64_t position);
+
+ private:
+  int32_t likeliest(std::span<const float> logits_V) const;
+  void keep_top_p();
+
+  Sampling sampling_;
+  int64_t vocabulary_;
+  std::vector<Candidate> candidates_;
+};
+
+}  // namespace minke::infer
