@@ -57,7 +57,9 @@ RopeTables::RopeTables(const ModelConfig& config)
     : frequency_(rope_frequencies(config)), amplitude_(rope_amplitude(config)) {}
 
 void RopeTables::reserve(int64_t positions) {
-  if (!cos_.empty() && cos_.dim(0) >= positions) return;
+  const int64_t had = cos_.empty() ? 0 : cos_.dim(0);
+  if (had >= positions) return;
+  positions = std::max(positions, 2 * had);  // a text that grows by a token asks every time
   const auto half = static_cast<int64_t>(frequency_.size());
   cos_ = OwnedTensor(DType::kF32, {positions, half});
   sin_ = OwnedTensor(DType::kF32, {positions, half});
