@@ -1,0 +1,28 @@
+// A folder of Hugging Face files to a model and back.
+#pragma once
+
+#include <memory>
+
+#include "checkpoint/safetensors.h"
+#include "model/transformer.h"
+
+namespace minke::checkpoint {
+
+// DIR itself where it holds a config.json, or the checkpoint of the training run in DIR.
+fs::path model_folder(const fs::path& folder);
+
+// Where a model's weights come from. For inference matrices stay in the mapped file, which must
+// then outlive the model; for training all are read into FP32 masters.
+enum class Use { kInference, kTraining };
+
+// Reads every weight and router bias by name; each tensor's dtype (BF16 or FP32) and shape are
+// checked. The MTP layers' copies of embedding and head must equal the trunk's. Error: a tensor
+// that is missing, mis-shaped, of a dtype that cannot be executed, or that the architecture does
+// not name. The model is not yet prepared.
+void load_weights(model::Transformer& model, const CheckpointFolder& files, Use use);
+
+// Writes model.safetensors as released files are: BF16 weights, FP32 bias, the MTP layers with
+// their copies of embedding and head.
+void save_weights(const fs::path& folder, model::Transformer& model);
+
+}  // namespace minke::checkpoint
