@@ -12,20 +12,23 @@ uint64_t stream_key(uint64_t seed, uint64_t step, std::string_view what) {
   return hash64(words.data(), sizeof words);
 }
 
-void Rng::refill() {
+std::array<uint32_t, 4> philox4x32_10(std::array<uint32_t, 4> c, std::array<uint32_t, 2> key) {
   constexpr uint32_t kMul0 = 0xD2511F53, kMul1 = 0xCD9E8D57;
   constexpr uint32_t kWeyl0 = 0x9E3779B9, kWeyl1 = 0xBB67AE85;
-  std::array<uint32_t, 4> c = {static_cast<uint32_t>(position_),
-                               static_cast<uint32_t>(position_ >> 32), 0, 0};
-  auto k0 = static_cast<uint32_t>(key_), k1 = static_cast<uint32_t>(key_ >> 32);
   for (int round = 0; round < 10; ++round) {
     const uint64_t p0 = uint64_t{kMul0} * c[0], p1 = uint64_t{kMul1} * c[2];
-    c = {static_cast<uint32_t>(p1 >> 32) ^ c[1] ^ k0, static_cast<uint32_t>(p1),
-         static_cast<uint32_t>(p0 >> 32) ^ c[3] ^ k1, static_cast<uint32_t>(p0)};
-    k0 += kWeyl0;
-    k1 += kWeyl1;
+    c = {static_cast<uint32_t>(p1 >> 32) ^ c[1] ^ key[0], static_cast<uint32_t>(p1),
+         static_cast<uint32_t>(p0 >> 32) ^ c[3] ^ key[1], static_cast<uint32_t>(p0)};
+    key[0] += kWeyl0;
+    key[1] += kWeyl1;
   }
-  block_ = c;
+  return c;
+}
+
+void Rng::refill() {
+  block_ = philox4x32_10(
+      {static_cast<uint32_t>(position_), static_cast<uint32_t>(position_ >> 32), 0, 0},
+      {static_cast<uint32_t>(key_), static_cast<uint32_t>(key_ >> 32)});
   left_ = 4;
   ++position_;
 }

@@ -11,6 +11,10 @@ namespace minke {
 // Names a stream: by convention the run's seed, the step (or 0), and what draws (a tensor's name).
 uint64_t stream_key(uint64_t seed, uint64_t step, std::string_view what);
 
+// The generator itself: 128 bits of counter and 64 of key (low words first) to four random words.
+std::array<uint32_t, 4> philox4x32_10(std::array<uint32_t, 4> counter, std::array<uint32_t, 2> key);
+
+// The draws of a stream; `position` counts blocks of four words from its start.
 class Rng {
  public:
   explicit Rng(uint64_t key, uint64_t position = 0) : key_(key), position_(position) {}
