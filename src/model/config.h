@@ -13,8 +13,8 @@
 
 namespace minke::model {
 
-// rope_scaling of type yarn. Absent keys keep these meanings: mscale absent is 0 with
-// mscale_given = false (amplitude 0.1 ln(factor) + 1), mscale_all_dim 0: no factor on the scores.
+// rope_scaling of type yarn. mscale absent: amplitude 0.1 ln(factor) + 1. mscale_all_dim absent is
+// 0: no factor on the scores.
 struct YarnScaling {
   double factor = 1;
   int64_t original_max_position_embeddings = 4096;
@@ -66,7 +66,8 @@ struct ModelConfig {
 
   friend bool operator==(const ModelConfig&, const ModelConfig&) = default;
 
-  // Error naming the field, what it is, and what it must be.
+  // Error naming the field, what it is, and what it must be. A config that passes has sizes whose
+  // products, over a whole model, fit in 63 bits.
   void check() const;
 
   // Layers in all, MTP's included: MTP layer k (from 0) has index num_hidden_layers + k.
