@@ -1,0 +1,74 @@
+// A model and a task small enough for a test: rows count upwards, so the next token is always the
+// last one plus its document's stride.
+#pragma once
+
+#include <cstring>
+
+#include "model/transformer.h"
+#include "train/trainer.h"
+
+namespace minke::train {
+
+inline model::ModelConfig tiny_config() {
+  model::ModelConfig c;
+  c.vocab_size = 37;
+  c.hidden_size = 32;
+  c.num_hidden_layers = 2;
+  c.num_attention_heads = 2;
+  c.q_lora_rank = 12;
+  c.kv_lora_rank = 16;
+  c.qk_nope_head_dim = 8;
+  c.qk_rope_head_dim = 4;
+  c.v_head_dim = 8;
+  c.intermediate_size = 48;
+  c.moe_intermediate_size = 16;
+  c.n_routed_experts = 8;
+  c.n_shared_experts = 1;
+  c.num_experts_per_tok = 2;
+  c.first_k_dense_replace = 1;
+  c.n_group = 4;
+  c.topk_group = 2;
+  c.routed_scaling_factor = 2.5;
+  c.num_nextn_predict_layers = 1;
+  return c;
+}
+
+inline Options tiny_options() {
+  Options o;
+  o.data = {"-"};
+  o.steps = 12;
+  o.batch = 8;
+  o.seq = 12;
+  o.lr = 1e-2;
+  o.warmup = 3;
+  o.precision = "fp32";
+  return o;
+}
+
+// Documents of uneven length: their borders differ from row to row.
+inline void counting_rows(int64_t index, std::span<int32_t> tokens, std::span<int32_t> documents) {
+  int32_t document = 0;
+  for (size_t i = 0; i < tokens.size(); ++i) {
+    if (i > 0 && (i + static_cast<size_t>(index)) % 7 == 0) ++document;
+    documents[i] = document;
+    tokens[i] = static_cast<int32_t>((static_cast<size_t>(index) * 5 + i) % 37);
+  }
+}
+
+// All weights, moments and biases, byte for byte.
+inline std::vector<std::byte> state_bytes(model::Transformer& model, Trainer& trainer) {
+  std::vector<std::byte> out;
+  const auto add = [&](const Tensor& t) {
+    const auto* p = static_cast<const std::byte*>(t.raw());
+    out.insert(out.end(), p, p + t.bytes());
+  };
+  model.for_each_weight([&](model::Weight& w) { add(w.master()); });
+  model.for_each_router([&](int64_t, model::Router& r) { add(r.bias_E); });
+  for (const auto& moments : trainer.optimizer().moments()) {
+    add(moments.m);
+    add(moments.v);
+  }
+  return out;
+}
+
+}  // namespace minke::train

@@ -1,0 +1,130 @@
+// The promises of a training step: any number of threads, any split into micro-batches,
+// convergence.
+#include "train/trainer.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "base/thread_pool.h"
+#include "ops/isa.h"
+#include "train/tiny.h"
+
+namespace minke::train {
+namespace {
+
+struct TinyRun {
+  model::Transformer model;
+  Trainer trainer;
+  TinyRun(const Options& o, model::Precision precision)
+      : model((tiny_config()), precision), trainer(start(model), o, counting_rows) {}
+  static model::Transformer& start(model::Transformer& m) {
+    m.initialize(7);
+    return m;
+  }
+};
+
+class TrainerTest : public testing::TestWithParam<ops::Isa> {
+ protected:
+  void SetUp() override { ops::set_isa(GetParam()); }
+  void TearDown() override {
+    ops::set_isa(ops::available_isas().back());
+    set_thread_count(2);
+  }
+};
+
+TEST_P(TrainerTest, SameBytesForOneAndTwoThreads) {
+  for (const auto precision : {model::Precision::kF32, model::Precision::kBF16}) {
+    std::vector<std::byte> bytes[2];
+    for (int threads = 1; threads <= 2; ++threads) {
+      set_thread_count(threads);
+      TinyRun run(tiny_options(), precision);
+      for (int i = 0; i < 4; ++i) run.trainer.step();
+      bytes[threads - 1] = state_bytes(run.model, run.trainer);
+    }
+    EXPECT_EQ(bytes[0], bytes[1]);
+  }
+}
+
+// A batch of 8 and 8 micro-batches of 1 differ only in the order of sums over tokens: counts and
+// bias are equal to the bit, and a gradient, a sum of T products that are each exact to a few
+// roundings, to about sqrt(T) roundings of its norm; losses are normalised over the whole batch in
+// both.
+TEST_P(TrainerTest, MicroBatchesEqualTheBatch) {
+  Options o = tiny_options();
+  TinyRun whole(o, model::Precision::kF32);
+  o.micro_batch = 1;
+  TinyRun parts(o, model::Precision::kF32);
+  const StepReport a = whole.trainer.step(), b = parts.trainer.step();
+  ASSERT_EQ(a.routers.size(), b.routers.size());
+  for (size_t i = 0; i < a.routers.size(); ++i) {
+    EXPECT_EQ(a.routers[i].counts, b.routers[i].counts);
+    EXPECT_EQ(a.routers[i].bias, b.routers[i].bias);
+  }
+  const double bound = 64 * std::sqrt(static_cast<double>(a.tokens)) * kRoundoffF32;
+  EXPECT_NEAR(a.loss, b.loss, bound * a.loss);
+  EXPECT_NEAR(a.mtp_loss[0], b.mtp_loss[0], bound * a.loss);
+  EXPECT_NEAR(a.balance, b.balance, bound * a.balance);
+  std::vector<Tensor> other;
+  parts.model.for_each_weight([&](model::Weight& w) { other.push_back(w.gradient()); });
+  size_t i = 0;
+  whole.model.for_each_weight([&](model::Weight& w) {
+    const auto x = w.gradient().span<float>(), y = other[i++].span<float>();
+    double difference = 0, norm = 0;
+    for (size_t j = 0; j < x.size(); ++j) {
+      difference += std::pow(static_cast<double>(x[j]) - y[j], 2);
+      norm += std::pow(static_cast<double>(x[j]), 2);
+    }
+    EXPECT_GT(norm, 0) << w.pieces()[0].name;
+    EXPECT_LE(std::sqrt(difference / norm), bound) << w.pieces()[0].name;
+  });
+}
+
+// The task is learnable to the last token, so the loss must fall far below that of guessing, ln 37
+// = 3.61.
+TEST_P(TrainerTest, LearnsToCount) {
+  for (const auto precision : {model::Precision::kF32, model::Precision::kBF16}) {
+    Options o = tiny_options();
+    o.steps = 80;
+    o.precision = precision == model::Precision::kF32 ? "fp32" : "bf16";
+    TinyRun run(o, precision);
+    double loss = 0;
+    for (int i = 0; i < 80; ++i) loss = run.trainer.step().loss;
+    EXPECT_LT(loss, 0.3);
+  }
+}
+
+TEST_P(TrainerTest, BiasMovesTowardsIdleExperts) {
+  TinyRun run(tiny_options(), model::Precision::kF32);
+  const StepReport report = run.trainer.step();
+  for (const RouterLoad& router : report.routers) {
+    int64_t sum = 0;
+    for (const int64_t c : router.counts) sum += c;
+    EXPECT_EQ(sum % 2, 0);  // two experts a token
+    const auto E = static_cast<int64_t>(router.counts.size());
+    for (size_t e = 0; e < router.counts.size(); ++e) {
+      const int64_t side = sum - E * router.counts[e];
+      const double expected = side > 0 ? 1e-3 : side < 0 ? -1e-3 : 0;
+      EXPECT_FLOAT_EQ(router.bias[e], static_cast<float>(expected));
+    }
+  }
+}
+
+TEST_P(TrainerTest, NonFiniteLossLeavesTheWeights) {
+  TinyRun run(tiny_options(), model::Precision::kF32);
+  run.trainer.step();
+  model::Weight* head = nullptr;
+  run.model.for_each_weight([&](model::Weight& w) { head = &w; });
+  head->master().data<float>()[3] = INFINITY;
+  run.model.prepare(true);
+  const auto before = state_bytes(run.model, run.trainer);
+  EXPECT_THROW(run.trainer.step(), Error);
+  EXPECT_EQ(before, state_bytes(run.model, run.trainer));
+  EXPECT_EQ(run.trainer.done(), 1);
+}
+
+INSTANTIATE_TEST_SUITE_P(Isas, TrainerTest, testing::ValuesIn(ops::available_isas()),
+                         [](const auto& info) { return std::string(ops::isa_name(info.param)); });
+
+}  // namespace
+}  // namespace minke::train
