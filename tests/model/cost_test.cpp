@@ -155,9 +155,13 @@ TEST(Cost, EqualsTheWeightsOfAModel) {
       for (const auto method : {ops::TopkMethod::kNoauxTc, ops::TopkMethod::kGreedy}) {
         c.q_lora_rank = q_rank;
         c.n_shared_experts = shared;
+        const bool v3_router = method == ops::TopkMethod::kNoauxTc;
         c.topk_method = method;
-        c.n_group = method == ops::TopkMethod::kNoauxTc ? 4 : 1;
-        c.topk_group = method == ops::TopkMethod::kNoauxTc ? 2 : 1;
+        c.model_type = v3_router ? "deepseek_v3" : "deepseek_v2";
+        c.scoring_func = v3_router ? ops::Scoring::kSigmoid : ops::Scoring::kSoftmax;
+        c.norm_topk_prob = v3_router;
+        c.n_group = v3_router ? 4 : 1;
+        c.topk_group = v3_router ? 2 : 1;
         Transformer model(c, Precision::kF32);
         int64_t numbers = 0;
         model.for_each_weight([&](Weight& weight) { numbers += weight.numbers(); });
