@@ -1,0 +1,129 @@
+#include "train/state.h"
+
+#include "base/log.h"
+#include "checkpoint/json.h"
+#include "checkpoint/model_files.h"
+#include "model/cost.h"
+#include "ops/elementwise.h"
+
+namespace minke::train {
+namespace {
+
+constexpr const char* kStateFile = "trainer_state.json";
+constexpr const char* kOptimizerFile = "optimizer.safetensors";
+
+// Calls visit("master.NAME" | "m.NAME" | "v.NAME", tensor) for every piece of every weight.
+template <typename Visit>
+void for_each_state(model::Transformer& model, Trainer& trainer, Visit&& visit) {
+  size_t i = 0;
+  model.for_each_weight([&](model::Weight& weight) {
+    const auto& moments = trainer.optimizer().moments()[i++];
+    int64_t at = 0;
+    for (const model::Piece& piece : weight.pieces()) {
+      const auto part = [&](const Tensor& whole) {
+        return Tensor(whole.data<float>() + at, piece.shape);
+      };
+      visit("master." + piece.name, piece.value);
+      visit("m." + piece.name, part(moments.m));
+      visit("v." + piece.name, part(moments.v));
+      at += piece.shape.count();
+    }
+  });
+}
+
+void copy_tokenizer(const fs::path& from, const fs::path& to) {
+  for (const char* name : {"tokenizer.json", "tokenizer_config.json"}) {
+    if (fs::exists(from / name)) write_file_atomic(to / name, read_file(from / name));
+  }
+}
+
+std::string generation_config(const model::ModelConfig& config) {
+  return nlohmann::ordered_json{{"bos_token_id", config.bos_token_id},
+                                {"eos_token_id", config.eos_token_id}}
+             .dump(2) +
+         "\n";
+}
+
+}  // namespace
+
+void save_state(const fs::path& folder, model::Transformer& model,
+                const checkpoint::HfConfig& config, Trainer& trainer, const RunIdentity& identity,
+                const fs::path& tokenizer) {
+  write_folder_atomic(folder, [&](const fs::path& into) {
+    write_file_atomic(into / "config.json", checkpoint::config_text(config));
+    write_file_atomic(into / "generation_config.json", generation_config(config.model));
+    copy_tokenizer(tokenizer, into);
+    checkpoint::save_weights(into, model);
+    std::map<std::string, Tensor> tensors;
+    std::vector<checkpoint::TensorSpec> specs;
+    for_each_state(model, trainer, [&](const std::string& name, const Tensor& value) {
+      specs.emplace_back(name, value.dtype(), value.shape());
+      tensors[name] = value;
+    });
+    checkpoint::SafetensorsWriter writer(into / kOptimizerFile, specs);
+    for (const auto& spec : writer.order()) writer.write(tensors.at(spec.name));
+    writer.finish();
+    const nlohmann::ordered_json state = {{"step", trainer.done()},
+                                          {"data_hash", identity.data_hash},
+                                          {"tokenizer_hash", identity.tokenizer_hash},
+                                          {"isa", identity.isa}};
+    write_file_atomic(into / kStateFile, state.dump(2) + "\n");
+  });
+}
+
+void load_weights_to_resume(const fs::path& folder, model::Transformer& model) {
+  const checkpoint::CheckpointFolder files(folder);
+  checkpoint::load_weights(model, files, checkpoint::Use::kTraining);
+}
+
+void load_state(const fs::path& folder, model::Transformer& model, Trainer& trainer,
+                const RunIdentity& identity) {
+  const std::string where = (folder / kStateFile).string();
+  const auto state = checkpoint::parse_json<nlohmann::json>(read_file(folder / kStateFile), where);
+  const auto text = [&](const char* key) {
+    if (!state.is_object() || !state.contains(key) || !state[key].is_string()) {
+      fail("{}: no text \"{}\": the file is damaged", where, key);
+    }
+    return state[key].get<std::string>();
+  };
+  if (text("data_hash") != identity.data_hash) {
+    fail("{}: the training text changed since this run began; resume needs the same text", where);
+  }
+  if (text("tokenizer_hash") != identity.tokenizer_hash) {
+    fail("{}: the tokenizer changed since this run began; resume needs the same one", where);
+  }
+  if (text("isa") != identity.isa) {
+    log::warn("the run began on {} and goes on on {}: its bytes will differ from one that stayed",
+              text("isa"), identity.isa);
+  }
+  if (!state.contains("step") || !state["step"].is_number_integer() || state["step"] < 0) {
+    fail("{}: no \"step\": the file is damaged", where);
+  }
+
+  const checkpoint::SafetensorsFile file(folder / kOptimizerFile);
+  for_each_state(model, trainer, [&](const std::string& name, const Tensor& into) {
+    const Tensor stored = file.tensor(name, DType::kF32, into.shape());
+    if (name.starts_with("master.")) {
+      // model.safetensors, loaded before, holds these rounded: both files must be of one save.
+      const auto rounded = into.span<float>(), master = stored.span<float>();
+      for (size_t i = 0; i < master.size(); ++i) {
+        if (static_cast<float>(bf16(master[i])) != rounded[i]) {
+          fail("{}: {} does not belong to model.safetensors beside it", file.path().string(), name);
+        }
+      }
+    }
+    ops::convert(into, stored);
+  });
+  trainer.resume_at(state["step"].get<int64_t>());
+  model.prepare(true);
+}
+
+uint64_t state_bytes_on_disk(const model::ModelConfig& config) {
+  const model::ParameterCounts counts = model::count_parameters(config);
+  const auto numbers = static_cast<uint64_t>(counts.total.total() + counts.mtp_total.total());
+  const auto repeated = static_cast<uint64_t>(2 * config.num_nextn_predict_layers *
+                                              config.vocab_size * config.hidden_size);
+  return numbers * (2 + 3 * 4) + repeated * 2 + (uint64_t{16} << 20);
+}
+
+}  // namespace minke::train

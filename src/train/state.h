@@ -1,0 +1,37 @@
+// A run's checkpoint: a Hugging Face folder that serves and exports, plus what training needs to go
+// on as if it had never stopped.
+//
+//   optimizer.safetensors   master.NAME, m.NAME, v.NAME: FP32, for every weight by its Hugging Face
+//   name trainer_state.json      the step, and the hashes of data and tokenizer that the run is
+//   bound to
+#pragma once
+
+#include <nlohmann/json.hpp>
+
+#include "checkpoint/hf_config.h"
+#include "train/trainer.h"
+
+namespace minke::train {
+
+struct RunIdentity {
+  std::string data_hash;
+  std::string tokenizer_hash;
+  std::string isa;  // another instruction set goes on with other bytes
+};
+
+// Durably replaces `folder`. `tokenizer` is the folder whose tokenizer files are copied along.
+void save_state(const fs::path& folder, model::Transformer& model,
+                const checkpoint::HfConfig& config, Trainer& trainer, const RunIdentity& identity,
+                const fs::path& tokenizer);
+
+// Reads what save_state wrote into a model whose weights it makes. Error: files that are of another
+// model, data or tokenizer than `identity` says, or that do not fit each other. A warning where the
+// instruction set is another.
+void load_weights_to_resume(const fs::path& folder, model::Transformer& model);
+void load_state(const fs::path& folder, model::Transformer& model, Trainer& trainer,
+                const RunIdentity& identity);
+
+// Bytes on disk of one checkpoint.
+uint64_t state_bytes_on_disk(const model::ModelConfig& config);
+
+}  // namespace minke::train
