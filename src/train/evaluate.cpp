@@ -1,0 +1,100 @@
+#include "train/evaluate.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numbers>
+
+namespace minke::train {
+namespace {
+
+struct Window {
+  int64_t begin = 0;  // the token it starts at
+  int64_t first = 0;  // positions from here on count: those before were another window's
+};
+
+std::vector<Window> windows_of(int64_t tokens, int64_t size) {
+  std::vector<Window> out;
+  for (int64_t begin = 0;; begin += size / 2) {
+    out.push_back({begin, begin == 0 ? 0 : size / 2});
+    if (begin + size >= tokens - 1) return out;
+  }
+}
+
+}  // namespace
+
+double EvalDepth::perplexity() const { return std::exp(loss); }
+
+Evaluation evaluate(model::Transformer& model, std::span<const int32_t> tokens,
+                    const std::function<int64_t(int64_t, int64_t)>& bytes_of,
+                    const EvalOptions& options, const model::Pass& pass) {
+  const int64_t S = options.window, depths = model.config().num_nextn_predict_layers;
+  const auto N = static_cast<int64_t>(tokens.size());
+  if (N < 2) fail("the held-out text is empty");
+  MINKE_CHECK(S >= 2 && S % 2 == 0, "window of {}", S);
+  std::vector<Window> windows = windows_of(N, S);
+  if (options.max_windows > 0 && std::ssize(windows) > options.max_windows) {
+    windows.resize(static_cast<size_t>(options.max_windows));
+  }
+
+  const auto D = static_cast<size_t>(depths) + 1;
+  const int64_t row_tokens = S + 1 + depths;
+  Evaluation out;
+  out.depth.resize(D);
+  int64_t agreed = 0, compared = 0, last = 1;
+  for (size_t w = 0; w < windows.size(); w += static_cast<size_t>(options.sequences)) {
+    const int64_t B =
+        std::min<int64_t>(options.sequences, std::ssize(windows) - static_cast<int64_t>(w));
+    // Past the end of the text lies another document, whose tokens nobody counts.
+    std::vector<int32_t> rows(static_cast<size_t>(B * row_tokens), 0), documents(rows.size(), 1);
+    for (int64_t b = 0; b < B; ++b) {
+      const int64_t begin = windows[w + static_cast<size_t>(b)].begin;
+      for (int64_t i = 0; i < std::min(row_tokens, N - begin); ++i) {
+        rows[static_cast<size_t>(b * row_tokens + i)] = tokens[static_cast<size_t>(begin + i)];
+        documents[static_cast<size_t>(b * row_tokens + i)] = 0;
+      }
+    }
+    const model::Batch batch{B, S, row_tokens, rows, documents, false};
+    std::vector<std::vector<float>> loss(D, std::vector<float>(static_cast<size_t>(B * S)));
+    std::vector<std::vector<int32_t>> likely(D, std::vector<int32_t>(static_cast<size_t>(B * S)));
+    const std::vector<std::span<float>> loss_spans(loss.begin(), loss.end());
+    const std::vector<std::span<int32_t>> likely_spans(likely.begin(), likely.end());
+    model.evaluate(batch, loss_spans, likely_spans, pass);
+
+    for (int64_t b = 0; b < B; ++b) {
+      const Window& window = windows[w + static_cast<size_t>(b)];
+      for (int64_t i = window.first; i < S; ++i) {
+        const auto at = static_cast<size_t>(b * S + i);
+        for (int64_t k = 0; k <= depths && window.begin + i + k + 1 < N; ++k) {
+          EvalDepth& depth = out.depth[static_cast<size_t>(k)];
+          depth.loss += static_cast<double>(loss[static_cast<size_t>(k)][at]);
+          ++depth.tokens;
+        }
+        const int64_t target = window.begin + i + 1;
+        if (target >= N) break;
+        last = target + 1;
+        if (options.on_token) {
+          options.on_token(target, tokens[static_cast<size_t>(target)], loss[0][at]);
+        }
+        if (depths > 0 && i + 1 < S && target + 1 < N) {
+          ++compared;
+          agreed += static_cast<int64_t>(likely[1][at] == likely[0][at + 1]);
+        }
+      }
+    }
+    if (options.on_progress) {
+      options.on_progress(static_cast<double>(w + static_cast<size_t>(B)) /
+                          static_cast<double>(windows.size()));
+    }
+  }
+  out.tokens = out.depth[0].tokens;
+  out.bytes = bytes_of(1, last);
+  out.bits_per_byte =
+      out.depth[0].loss / std::numbers::ln2 / static_cast<double>(std::max<int64_t>(out.bytes, 1));
+  for (EvalDepth& depth : out.depth) {
+    if (depth.tokens > 0) depth.loss /= static_cast<double>(depth.tokens);
+  }
+  if (compared > 0) out.acceptance = static_cast<double>(agreed) / static_cast<double>(compared);
+  return out;
+}
+
+}  // namespace minke::train

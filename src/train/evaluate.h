@@ -1,0 +1,47 @@
+// Held-out text: loss, perplexity and bits a byte by depth, one protocol everywhere.
+//
+// The whole text is one document, the beginning-of-sentence token first, and every byte counts.
+// Windows of S tokens advance by half of it; each token is predicted once, with at least half a
+// window before it (save at the start).
+#pragma once
+
+#include <functional>
+#include <span>
+#include <vector>
+
+#include "model/transformer.h"
+
+namespace minke::train {
+
+struct EvalDepth {
+  double loss = 0;  // mean, in nats a token
+  int64_t tokens = 0;
+  double perplexity() const;
+};
+
+struct Evaluation {
+  std::vector<EvalDepth> depth;
+  int64_t tokens = 0, bytes = 0;  // predicted
+  double bits_per_byte = 0;       // of depth 0
+  // How often depth 1's most likely token is what the trunk, a token later, finds most likely: what
+  // greedy speculation would accept. Negative where there is no MTP.
+  double acceptance = -1;
+};
+
+struct EvalOptions {
+  int64_t window = 0;       // S, even
+  int64_t max_windows = 0;  // 0: the whole text
+  int64_t sequences = 8;    // windows computed at once
+  // Called with token index (from 1), token and -log p, in order; and after every few windows with
+  // the share that is done.
+  std::function<void(int64_t, int32_t, float)> on_token;
+  std::function<void(double)> on_progress;
+};
+
+// tokens: BOS, then the text. bytes_of(first, last): bytes of the text that tokens [first, last)
+// stand for.
+Evaluation evaluate(model::Transformer& model, std::span<const int32_t> tokens,
+                    const std::function<int64_t(int64_t, int64_t)>& bytes_of,
+                    const EvalOptions& options, const model::Pass& pass);
+
+}  // namespace minke::train
