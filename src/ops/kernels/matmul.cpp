@@ -1,0 +1,267 @@
+#include "ops/kernels/matmul.h"
+
+#include <utility>
+
+#include "ops/kernels/simd.h"
+
+namespace minke::ops::kernels::MINKE_TARGET {
+namespace {
+
+template <typename X>
+inline constexpr int64_t kNumbersPerUnit = kUnitBytes / static_cast<int64_t>(sizeof(X));
+
+// Some rows by one panel, over some units of the sum.
+struct Tile {
+  const std::byte* left;
+  int64_t row_stride, unit_stride;
+  const std::byte* right;
+  int64_t units;     // whole ones
+  bool half;         // after them, one whose second number is past the end of the row
+  bool first, last;  // of the sum's parts: totals start at zero; they go to `out`
+  float* totals;     // [rows, kBlockPanels * kPanel], between the parts
+  void* out;
+  int64_t out_stride;
+  int cols;
+  bool accumulate;
+};
+constexpr int64_t kTotalsStride = kBlockPanels * kPanel;
+
+#if defined(MINKE_TARGET_scalar)
+
+constexpr int kTileRows = 1;
+
+void add_unit(float* total, const float* left, const float* right) {
+  for (int c = 0; c < kPanel; ++c) total[c] += *left * right[c];
+}
+void add_unit(float* total, const bf16* left, const bf16* right, int numbers) {
+  const float first = load(left).v, second = numbers == 2 ? load(left + 1).v : 0.0F;
+  for (int c = 0; c < kPanel; ++c) {
+    total[c] += first * load(right + 2 * c).v;
+    total[c] += second * load(right + 2 * c + 1).v;
+  }
+}
+void add_unit(float* total, const bf16* left, const bf16* right) {
+  add_unit(total, left, right, 2);
+}
+
+template <typename X, typename Out, int kRows>
+void tile(const Tile& t) {
+  float total[kPanel] = {};
+  if (!t.first) __builtin_memcpy(total, t.totals, sizeof total);
+  const auto* right = reinterpret_cast<const X*>(t.right);
+  constexpr int64_t kStep = kPanel * kNumbersPerUnit<X>;
+  const std::byte* left = t.left;
+  for (int64_t u = 0; u < t.units; ++u, left += t.unit_stride, right += kStep) {
+    add_unit(total, reinterpret_cast<const X*>(left), right);
+  }
+  if constexpr (kNumbersPerUnit<X> == 2) {
+    if (t.half) add_unit(total, reinterpret_cast<const X*>(left), right, 1);
+  }
+  if (!t.last) {
+    __builtin_memcpy(t.totals, total, sizeof total);
+    return;
+  }
+  Out* out = static_cast<Out*>(t.out);
+  for (int c = 0; c < t.cols; ++c) {
+    store(out + c, {t.accumulate ? load(out + c).v + total[c] : total[c]});
+  }
+}
+
+#else
+
+// A tile is kRows rows by kColumns columns, its totals in registers.
+constexpr int kVectors = 2;
+constexpr int kColumns = kVectors * kLanes;
+
+#if defined(MINKE_TARGET_avx512)
+constexpr int kTileRows = 12;  // 24 totals, 2 of the right side, 6 left over of 32 registers
+#else
+constexpr int kTileRows = 6;  // 12 totals, 2 of the right side, 2 left over of 16 registers
+#endif
+
+// Adds one unit of every row to the totals. kNumbers: 1 where a pair has no second.
+template <int kRows>
+[[gnu::always_inline]] inline void add_unit(Vec (&total)[kRows][kVectors], const std::byte* left,
+                                            int64_t row_stride, const float* right) {
+  const Vec b[kVectors] = {load(right), load(right + kLanes)};
+#pragma GCC unroll 16
+  for (int r = 0; r < kRows; ++r) {
+    const Vec a = splat(*reinterpret_cast<const float*>(left + r * row_stride));
+    total[r][0] = fma(a, b[0], total[r][0]);
+    total[r][1] = fma(a, b[1], total[r][1]);
+  }
+}
+
+template <int kNumbers>
+inline int32_t pair_at(const std::byte* left) {
+  uint32_t pair = 0;
+  __builtin_memcpy(&pair, left, kNumbers * sizeof(bf16));
+  return static_cast<int32_t>(pair);
+}
+
+#if defined(MINKE_TARGET_avx512)
+
+template <int kNumbers, int kRows>
+[[gnu::always_inline]] inline void add_pairs(Vec (&total)[kRows][kVectors], const std::byte* left,
+                                             int64_t row_stride, const bf16* right) {
+  const auto b0 = reinterpret_cast<__m512bh>(_mm512_loadu_si512(right));
+  const auto b1 = reinterpret_cast<__m512bh>(_mm512_loadu_si512(right + 2 * kLanes));
+#pragma GCC unroll 16
+  for (int r = 0; r < kRows; ++r) {
+    const auto a =
+        reinterpret_cast<__m512bh>(_mm512_set1_epi32(pair_at<kNumbers>(left + r * row_stride)));
+    total[r][0].v = _mm512_dpbf16_ps(total[r][0].v, a, b0);
+    total[r][1].v = _mm512_dpbf16_ps(total[r][1].v, a, b1);
+  }
+}
+
+#else
+
+inline Vec first_of_pairs(__m256i pairs) {
+  return {_mm256_castsi256_ps(_mm256_slli_epi32(pairs, 16))};
+}
+inline Vec second_of_pairs(__m256i pairs) {
+  return {_mm256_castsi256_ps(_mm256_and_si256(pairs, _mm256_set1_epi32(~0xffff)))};
+}
+
+// All first numbers, then all second ones: so few registers hold what is in use.
+template <int kNumbers, int kRows>
+[[gnu::always_inline]] inline void add_pairs(Vec (&total)[kRows][kVectors], const std::byte* left,
+                                             int64_t row_stride, const bf16* right) {
+  const __m256i b0 = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(right));
+  const __m256i b1 = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(right + 2 * kLanes));
+  const auto add = [&](auto&& part) __attribute__((always_inline)) {
+    const Vec b[kVectors] = {part(b0), part(b1)};
+#pragma GCC unroll 16
+    for (int r = 0; r < kRows; ++r) {
+      const Vec a = part(_mm256_set1_epi32(pair_at<kNumbers>(left + r * row_stride)));
+      total[r][0] = fma(a, b[0], total[r][0]);
+      total[r][1] = fma(a, b[1], total[r][1]);
+    }
+  };
+  add([](__m256i pairs) { return first_of_pairs(pairs); });
+  if (kNumbers == 2) add([](__m256i pairs) { return second_of_pairs(pairs); });
+}
+
+#endif
+
+template <int kRows>
+[[gnu::always_inline]] inline void add_unit(Vec (&total)[kRows][kVectors], const std::byte* left,
+                                            int64_t row_stride, const bf16* right) {
+  add_pairs<2>(total, left, row_stride, right);
+}
+
+template <typename Out>
+inline void finish(Out* out, Vec total, bool accumulate, int cols) {
+  if (cols <= 0) return;
+  const int n = cols < kLanes ? cols : kLanes;
+  if (accumulate) total = load_n(out, n) + total;
+  store_n(out, total, n);
+}
+
+// kColumns columns of a panel, from `column` on.
+template <typename X, typename Out, int kRows>
+inline void tile_columns(const Tile& t, int column) {
+  Vec total[kRows][kVectors];
+#pragma GCC unroll 16
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 2
+    for (int v = 0; v < kVectors; ++v) {
+      const float* from = t.totals + r * kTotalsStride + column + v * kLanes;
+      total[r][v] = t.first ? zero() : load(from);
+    }
+  }
+  const std::byte* left = t.left;
+  const auto* right = reinterpret_cast<const X*>(t.right + column * kUnitBytes);
+  for (int64_t u = 0; u < t.units; ++u) {
+    add_unit(total, left, t.row_stride, right);
+    left += t.unit_stride;
+    right += kPanel * kNumbersPerUnit<X>;
+  }
+  if constexpr (kNumbersPerUnit<X> == 2) {
+    if (t.half) add_pairs<1>(total, left, t.row_stride, right);
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 2
+    for (int v = 0; v < kVectors; ++v) {
+      const int c = column + v * kLanes;
+      if (t.last) {
+        finish(static_cast<Out*>(t.out) + r * t.out_stride + c, total[r][v], t.accumulate,
+               t.cols - c);
+      } else {
+        store(t.totals + r * kTotalsStride + c, total[r][v]);
+      }
+    }
+  }
+}
+
+template <typename X, typename Out, int kRows>
+void tile(const Tile& t) {
+  for (int column = 0; column < t.cols; column += kColumns) {
+    tile_columns<X, Out, kRows>(t, column);
+  }
+}
+
+#endif
+
+template <typename X, typename Out, int... kRowsLessOne>
+void run_tile(const Tile& t, int64_t rows, std::integer_sequence<int, kRowsLessOne...>) {
+  static constexpr void (*kTiles[])(const Tile&) = {tile<X, Out, kRowsLessOne + 1>...};
+  kTiles[rows - 1](t);
+}
+
+// The rows of a group are cut evenly, so that no tile is so low that it starves the arithmetic.
+template <typename X, typename Out>
+void group_tiles(const MatmulBlock& b, Tile t, int64_t row, int64_t rows) {
+  const int64_t tiles = (rows + kTileRows - 1) / kTileRows;
+  const std::byte* left = t.left;
+  for (int64_t i = 0; i < tiles; ++i) {
+    const int64_t begin = rows * i / tiles, end = rows * (i + 1) / tiles;
+    Tile part = t;
+    part.left = left + begin * b.row_stride;
+    part.totals = t.totals + (row + begin) * kTotalsStride;
+    part.out = static_cast<Out*>(t.out) + (row + begin) * b.out_stride;
+    run_tile<X, Out>(part, end - begin, std::make_integer_sequence<int, kTileRows>());
+  }
+}
+
+template <typename X, typename Out>
+void block(const MatmulBlock& b) {
+  alignas(64) float totals[kBlockRows * kTotalsStride];
+  const int64_t whole = b.k / kNumbersPerUnit<X>;
+  const bool half = b.k % kNumbersPerUnit<X> != 0;
+  const int64_t panel_bytes = (whole + (half ? 1 : 0)) * kPanel * kUnitBytes;
+  for (int64_t u = 0; u == 0 || u < whole; u += kBlockUnits) {
+    Tile t{};
+    t.row_stride = b.row_stride;
+    t.unit_stride = b.unit_stride;
+    t.first = u == 0;
+    t.last = u + kBlockUnits >= whole;
+    t.units = t.last ? whole - u : kBlockUnits;
+    t.half = t.last && half;
+    t.out_stride = b.out_stride;
+    t.accumulate = b.accumulate;
+    for (int64_t c = 0; c < b.cols; c += kPanel) {
+      t.right = b.right + c / kPanel * panel_bytes + u * kPanel * kUnitBytes;
+      t.cols = static_cast<int>(b.cols - c < kPanel ? b.cols - c : kPanel);
+      t.totals = totals + c;
+      t.out = static_cast<Out*>(b.out) + c;
+      for (int64_t row = 0; row < b.rows; row += b.group_rows) {
+        t.left = b.left + row / b.group_rows * b.group_stride + u * b.unit_stride;
+        const int64_t left = b.rows - row;
+        group_tiles<X, Out>(b, t, row, left < b.group_rows ? left : b.group_rows);
+      }
+    }
+  }
+}
+
+}  // namespace
+
+const MatmulKernels& matmul_kernels() {
+  static constexpr MatmulKernels kTable{
+      {{block<float, float>, block<float, bf16>}, {block<bf16, float>, block<bf16, bf16>}}};
+  return kTable;
+}
+
+}  // namespace minke::ops::kernels::MINKE_TARGET

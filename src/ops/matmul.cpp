@@ -1,0 +1,230 @@
+#include "ops/matmul.h"
+
+#include <algorithm>
+#include <vector>
+
+#include "base/thread_pool.h"
+#include "ops/dispatch.h"
+#include "ops/elementwise.h"
+#include "ops/kernels/matmul.h"
+#include "ops/kernels/matmul_pack.h"
+
+namespace minke::ops {
+namespace {
+
+using kernels::kBlockPanels;
+using kernels::kBlockRows;
+using kernels::kPanel;
+using kernels::kUnitBytes;
+using kernels::MatmulBlock;
+
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+int64_t numbers_per_unit(DType format) { return format == DType::kBF16 ? 2 : 1; }
+int64_t unit_count(DType format, int64_t k) { return ceil_div(k, numbers_per_unit(format)); }
+int64_t panel_bytes(const Packed& x) { return unit_count(x.format, x.k) * kPanel * kUnitBytes; }
+
+// Work of several items, each cut into its own number of chunks, shared out together. Chunks
+// depend on sizes alone.
+class Chunks {
+ public:
+  void add(int64_t chunks) { ends_.push_back(total() + chunks); }
+  // Calls body(item, chunk of that item).
+  template <typename Body>
+  void run(Body&& body) const {
+    parallel_for(total(), 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        const auto item = std::upper_bound(ends_.begin(), ends_.end(), i) - ends_.begin();
+        body(static_cast<size_t>(item), i - (item == 0 ? 0 : ends_[static_cast<size_t>(item) - 1]));
+      }
+    });
+  }
+
+ private:
+  int64_t total() const { return ends_.empty() ? 0 : ends_.back(); }
+  std::vector<int64_t> ends_;
+};
+
+Matrix part(const Matrix& x, int64_t row, int64_t rows, int64_t column, int64_t columns) {
+  return x.row_range(row, std::min(rows, x.rows - row))
+      .columns(column, std::min(columns, x.cols - column));
+}
+
+void check_packed(const Packed& x) {
+  format_index(x.format);
+  MINKE_CHECK(x.n >= 0 && x.k >= 0 && reinterpret_cast<uintptr_t>(x.data) % 64 == 0);
+}
+
+// How a product is cut: into `row_blocks` of `rows`, and columns of `panels` panels.
+struct Cut {
+  int64_t rows = 0, row_blocks = 0, panels = 0, panel_blocks = 0;
+};
+
+// Row blocks are even. A block is large enough to be worth a thread's while, which for a few rows
+// is the time of reading its panels.
+Cut cut_product(int64_t m, int64_t n, int64_t k, int64_t group_rows) {
+  constexpr int64_t kWork = int64_t{1} << 22, kLeastRows = 8;
+  Cut cut;
+  if (m == 0 || n == 0) return cut;
+  cut.rows = ceil_div(ceil_div(m, ceil_div(m, kBlockRows)), group_rows) * group_rows;
+  cut.row_blocks = ceil_div(m, cut.rows);
+  const int64_t panel_work = std::max(cut.rows, kLeastRows) * kPanel * std::max<int64_t>(k, 1);
+  cut.panels = std::clamp<int64_t>(ceil_div(kWork, panel_work), 1, kBlockPanels);
+  cut.panel_blocks = ceil_div(ceil_div(n, kPanel), cut.panels);
+  return cut;
+}
+
+// A product whose left side may be packed too.
+struct Operation {
+  Matrix out;
+  int64_t k = 0;
+  const std::byte* left = nullptr;
+  int64_t group_rows = 0, group_stride = 0, row_stride = 0, unit_stride = 0;  // as MatmulBlock's
+  Packed right;
+  bool accumulate = false;
+};
+
+Operation operation(const Product& p) {
+  check_packed(p.right);
+  MINKE_CHECK(p.left.dtype == p.right.format, "left is {}, right {}", name_of(p.left.dtype),
+              name_of(p.right.format));
+  MINKE_CHECK(p.left.cols == p.right.k && p.out.rows == p.left.rows && p.out.cols == p.right.n,
+              "[{}, {}] . [{}, {}]^T into [{}, {}]", p.left.rows, p.left.cols, p.right.n, p.right.k,
+              p.out.rows, p.out.cols);
+  MINKE_CHECK(!p.accumulate || p.out.dtype == DType::kF32);
+  const int64_t stride = p.left.stride * static_cast<int64_t>(size_of(p.left.dtype));
+  return {p.out,
+          p.left.cols,
+          static_cast<const std::byte*>(p.left.data),
+          kBlockRows,
+          kBlockRows * stride,
+          stride,
+          kUnitBytes,
+          p.right,
+          p.accumulate};
+}
+
+void run_block(const Operation& op, const Cut& cut, int64_t chunk) {
+  const int64_t row = chunk / cut.panel_blocks * cut.rows;
+  const int64_t panel = chunk % cut.panel_blocks * cut.panels;
+  const Matrix out = part(op.out, row, cut.rows, panel * kPanel, cut.panels * kPanel);
+  MatmulBlock block{};
+  // A block of rows begins a group, or is within the only one.
+  block.left =
+      op.left + row / op.group_rows * op.group_stride + row % op.group_rows * op.row_stride;
+  block.group_rows = op.group_rows;
+  block.group_stride = op.group_stride;
+  block.row_stride = op.row_stride;
+  block.unit_stride = op.unit_stride;
+  block.right = op.right.data + panel * panel_bytes(op.right);
+  block.rows = out.rows;
+  block.cols = out.cols;
+  block.k = op.k;
+  block.out = out.data;
+  block.out_stride = out.stride;
+  block.accumulate = op.accumulate;
+  MINKE_KERNELS(kernels::MatmulKernels, matmul_kernels)
+      ->block[format_index(op.right.format)][format_index(out.dtype)](block);
+}
+
+void run(std::span<const Operation> operations) {
+  Chunks chunks;
+  std::vector<Cut> cuts;
+  cuts.reserve(operations.size());
+  for (const Operation& op : operations) {
+    const bool packed = op.group_rows == kPanel;
+    cuts.push_back(cut_product(op.out.rows, op.out.cols, op.k, packed ? kPanel : 1));
+    chunks.add(cuts.back().row_blocks * cuts.back().panel_blocks);
+  }
+  chunks.run([&](size_t i, int64_t chunk) { run_block(operations[i], cuts[i], chunk); });
+}
+
+}  // namespace
+
+size_t packed_bytes(DType format, int64_t n, int64_t k) {
+  format_index(format);
+  MINKE_CHECK(n >= 0 && k >= 0);
+  return static_cast<size_t>(ceil_div(n, kPanel) * unit_count(format, k) * kPanel * kUnitBytes);
+}
+
+void pack_rows(std::span<const PackJob> jobs) {
+  Chunks chunks;
+  for (const auto& [to, from] : jobs) {
+    check_packed(to);
+    MINKE_CHECK(from.rows == to.n && from.cols == to.k);
+    chunks.add(ceil_div(to.n, kPanel));
+  }
+  const auto table = MINKE_KERNELS(kernels::PackKernels, pack_kernels);
+  chunks.run([&](size_t i, int64_t panel) {
+    const auto& [to, from] = jobs[i];
+    table->rows[format_index(to.format)][format_index(from.dtype)](
+        to.data + panel * panel_bytes(to), part(from, panel * kPanel, kPanel, 0, from.cols));
+  });
+}
+
+void pack_columns(std::span<const PackJob> jobs) {
+  // A chunk reads rows that are long enough for memory to stream, and few enough that the panels it
+  // writes stay open.
+  constexpr int64_t kPanels = 16, kRows = 128;
+  Chunks chunks;
+  for (const auto& [to, from] : jobs) {
+    check_packed(to);
+    MINKE_CHECK(from.rows == to.k && from.cols == to.n);
+    chunks.add(ceil_div(to.k, kRows) * ceil_div(to.n, kPanels * kPanel));
+  }
+  const auto table = MINKE_KERNELS(kernels::PackKernels, pack_kernels);
+  chunks.run([&](size_t i, int64_t chunk) {
+    const auto& [to, from] = jobs[i];
+    const auto pack = table->columns[format_index(to.format)][format_index(from.dtype)];
+    const int64_t across = ceil_div(to.n, kPanels * kPanel);
+    const int64_t row = chunk / across * kRows, first = chunk % across * kPanels;
+    const int64_t unit = row / numbers_per_unit(to.format);
+    for (int64_t p = first; p < std::min(first + kPanels, ceil_div(to.n, kPanel)); ++p) {
+      pack(to.data + p * panel_bytes(to) + unit * kPanel * kUnitBytes,
+           part(from, row, kRows, p * kPanel, kPanel));
+    }
+  });
+}
+
+Matrix prepare(Arena& scratch, const Matrix& x, DType format) {
+  if (x.dtype == format) return x;
+  const Matrix copy = scratch.make(format, {x.rows, x.cols});
+  if (!scratch.counting()) convert(copy, x);
+  return copy;
+}
+
+void matmul(std::span<const Product> products) {
+  std::vector<Operation> operations;
+  operations.reserve(products.size());
+  for (const Product& product : products) operations.push_back(operation(product));
+  run(operations);
+}
+
+void matmul_wgrad(std::span<const WeightGradient> products, DType format, Arena& scratch) {
+  const Arena::Scope scope(scratch);
+  const auto packed = [&](const Matrix& x) {
+    const size_t bytes = packed_bytes(format, x.cols, x.rows);
+    const Tensor memory = scratch.make(DType::kU8, {static_cast<int64_t>(bytes)});
+    return Packed{static_cast<std::byte*>(memory.raw()), format, x.cols, x.rows};
+  };
+  std::vector<PackJob> jobs;
+  std::vector<Operation> operations;
+  jobs.reserve(2 * products.size());
+  operations.reserve(products.size());
+  for (const WeightGradient& p : products) {
+    MINKE_CHECK(p.dw.dtype == DType::kF32 && p.dw.rows == p.dy.cols && p.dw.cols == p.x.cols &&
+                    p.dy.rows == p.x.rows,
+                "[{}, {}]^T . [{}, {}] into [{}, {}]", p.dy.rows, p.dy.cols, p.x.rows, p.x.cols,
+                p.dw.rows, p.dw.cols);
+    if (p.dy.rows == 0 && p.accumulate) continue;
+    const Packed dy = packed(p.dy), x = packed(p.x);
+    jobs.push_back({dy, p.dy});
+    jobs.push_back({x, p.x});
+    operations.push_back({p.dw, p.dy.rows, dy.data, kPanel, panel_bytes(dy), kUnitBytes,
+                          kPanel * kUnitBytes, x, p.accumulate});
+  }
+  if (scratch.counting()) return;
+  pack_columns(jobs);
+  run(operations);
+}
+
+}  // namespace minke::ops
