@@ -1,0 +1,329 @@
+#include "app/inspect_command.h"
+
+#include <fmt/format.h>
+
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <set>
+
+#include "base/error.h"
+#include "base/progress.h"
+#include "checkpoint/hf_config.h"
+#include "checkpoint/model_files.h"
+#include "checkpoint/safetensors.h"
+#include "model/cost.h"
+
+namespace minke::app {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+constexpr int64_t kCacheNumber = 2;  // a cache is counted in BF16
+// The length that training's FLOPs are told for, where the model reads as many: V3's own.
+constexpr int64_t kTrainingLength = 4096;
+
+struct Dtype {
+  int64_t tensors = 0, numbers = 0;
+  uint64_t bytes = 0;
+};
+
+// The tensors of a folder: what lies in which file, and in which type.
+struct Files {
+  std::map<std::string, Dtype> by_dtype;
+  std::map<std::string, Dtype> by_file;
+  Dtype all;
+  // Parameters as model/cost.h counts them: no scales of blocks, no repeated embedding and head.
+  int64_t parameters = 0;
+};
+
+bool is_parameter(const model::ModelConfig& config, const std::string& name) {
+  if (name.ends_with("_scale_inv") || name.ends_with("rotary_emb.inv_freq")) return false;
+  for (int64_t n = config.num_hidden_layers; n < config.layers(); ++n) {
+    const std::string prefix = fmt::format("model.layers.{}.", n);
+    if (name == prefix + "embed_tokens.weight" || name == prefix + "shared_head.head.weight") {
+      return false;
+    }
+  }
+  return true;
+}
+
+Files inspect_files(const fs::path& folder, const model::ModelConfig& config) {
+  const checkpoint::CheckpointFolder checkpoint(folder);
+  Files out;
+  for (const auto& [name, file] : checkpoint.tensors()) {
+    const checkpoint::StoredTensor& tensor = file->stored(name);
+    int64_t numbers = 1;
+    for (const int64_t n : tensor.shape) numbers *= n;
+    for (Dtype* sum :
+         {&out.all, &out.by_dtype[tensor.dtype], &out.by_file[file->path().filename()]}) {
+      ++sum->tensors;
+      sum->numbers += numbers;
+      sum->bytes += tensor.size;
+    }
+    if (is_parameter(config, name)) out.parameters += numbers;
+  }
+  return out;
+}
+
+// All that is printed, in either form.
+struct Inspection {
+  std::string path;
+  model::ModelConfig config;
+  model::ParameterCounts parameters;
+  model::CacheBytes cache;
+  int64_t train_positions = 0;
+  model::TrainFlops train;
+  std::optional<Files> files;
+};
+
+bool has_weights(const fs::path& folder) {
+  return fs::exists(folder / "model.safetensors") ||
+         fs::exists(folder / "model.safetensors.index.json");
+}
+
+Inspection inspect(const fs::path& path) {
+  if (!fs::exists(path)) fail("{}: no such file or folder", path.string());
+  const bool is_folder = fs::is_directory(path);
+  const fs::path found = is_folder ? checkpoint::model_folder(path) : path;
+  Inspection out;
+  out.path = found.string();
+  out.config = checkpoint::read_config(is_folder ? found / "config.json" : found).model;
+  out.parameters = model::count_parameters(out.config);
+  out.cache = model::cache_bytes(out.config, kCacheNumber);
+  out.train_positions = std::min(kTrainingLength, out.config.max_position_embeddings);
+  out.train = model::train_flops_per_token(out.config, out.train_positions, 0);
+  if (is_folder && has_weights(found)) out.files = inspect_files(found, out.config);
+  return out;
+}
+
+struct Component {
+  const char* name;
+  const char* key;
+  int64_t model::Parameters::*count;
+};
+constexpr std::array<Component, 9> kComponents = {{
+    {"embedding", "embedding", &model::Parameters::embedding},
+    {"attention", "attention", &model::Parameters::attention},
+    {"dense feed-forward", "dense", &model::Parameters::dense},
+    {"router", "router", &model::Parameters::router},
+    {"shared experts", "shared_experts", &model::Parameters::shared},
+    {"routed experts", "routed_experts", &model::Parameters::routed},
+    {"norms", "norms", &model::Parameters::norms},
+    {"MTP projection", "mtp_projection", &model::Parameters::projection},
+    {"head", "head", &model::Parameters::head},
+}};
+
+std::string plural(int64_t count, std::string_view noun) {
+  return fmt::format("{} {}{}", count, noun, count == 1 ? "" : "s");
+}
+
+void print_fact(std::string_view name, std::string_view what) {
+  fmt::print("  {:<14} {}\n", name, what);
+}
+
+std::string layers_text(const model::ModelConfig& c) {
+  const int64_t dense = c.first_k_dense_replace;
+  std::string out = fmt::format("{} ({} dense, {} of experts)", c.num_hidden_layers, dense,
+                                c.num_hidden_layers - dense);
+  const int64_t mtp = c.num_nextn_predict_layers;
+  if (mtp > 0) out += fmt::format(", and {} of multi-token prediction", mtp);
+  return out;
+}
+
+std::string router_text(const model::ModelConfig& c) {
+  std::string out = fmt::format("{}, {}", checkpoint::name_of(c.scoring_func),
+                                checkpoint::name_of(c.topk_method));
+  const ops::Routing how = c.routing();
+  if (how.groups > 1) {
+    out += fmt::format(", {} of {} groups", how.chosen_groups, how.groups);
+  }
+  if (c.norm_topk_prob) out += ", weights normalised";
+  if (c.routed_scaling_factor != 1) out += fmt::format(", times {}", c.routed_scaling_factor);
+  return out;
+}
+
+std::string rope_text(const model::ModelConfig& c) {
+  std::string out = fmt::format("theta {}", c.rope_theta);
+  if (!c.rope_scaling) return out;
+  const model::YarnScaling& yarn = *c.rope_scaling;
+  out += fmt::format(", YaRN {}x from {} (beta {} to {}", yarn.factor,
+                     yarn.original_max_position_embeddings, yarn.beta_fast, yarn.beta_slow);
+  if (yarn.mscale) out += fmt::format(", mscale {}", *yarn.mscale);
+  return out + fmt::format(", mscale_all_dim {})", yarn.mscale_all_dim);
+}
+
+void print_model(const Inspection& i) {
+  const model::ModelConfig& c = i.config;
+  fmt::print("{}\n", i.path);
+  print_fact(
+      "model",
+      fmt::format("{}, {} parameters, {} active a token", c.model_type,
+                  format_count(static_cast<double>(i.parameters.total.total())),
+                  format_count(static_cast<double>(i.parameters.active.without_embedding()))));
+  print_fact("layers", layers_text(c));
+  print_fact("widths", fmt::format("hidden {}, vocabulary {}, context {}", c.hidden_size,
+                                   c.vocab_size, c.max_position_embeddings));
+  print_fact("attention",
+             fmt::format("{}, keys {} + {} roped, values {}; latent {}{}",
+                         plural(c.num_attention_heads, "head"), c.qk_nope_head_dim,
+                         c.qk_rope_head_dim, c.v_head_dim, c.kv_lora_rank,
+                         c.q_lora_rank > 0 ? fmt::format(", of queries {}", c.q_lora_rank) : ""));
+  if (c.first_k_dense_replace > 0) {
+    print_fact("dense", fmt::format("{} wide", c.intermediate_size));
+  }
+  print_fact("experts",
+             fmt::format("{} of {} chosen, {} shared, each {} wide", c.num_experts_per_tok,
+                         c.n_routed_experts, c.n_shared_experts, c.moe_intermediate_size));
+  print_fact("router", router_text(c));
+  print_fact("rope", rope_text(c));
+  if (c.quantization) {
+    print_fact("weights", fmt::format("E4M3 in blocks of {} x {}{}", c.quantization->rows,
+                                      c.quantization->cols,
+                                      c.quantization->ue8m0 ? ", scales powers of two" : ""));
+  }
+}
+
+void print_parameters(const model::ParameterCounts& counts) {
+  const auto row = [](std::string_view name, int64_t total, int64_t active) {
+    fmt::print("  {:<28} {:>8} {:>10}\n", name, format_count(static_cast<double>(total)),
+               format_count(static_cast<double>(active)));
+  };
+  fmt::print("\n{:<30} {:>8} {:>10}\n", "parameters", "total", "active");
+  const model::Parameters &total = counts.total, &active = counts.active;
+  for (const Component& component : kComponents) {
+    if (total.*component.count == 0) continue;
+    row(component.name, total.*component.count, active.*component.count);
+  }
+  row("in all", total.total(), active.total());
+  row("without embedding", total.without_embedding(), active.without_embedding());
+  row("without embedding and head", total.without_embedding_and_head(),
+      active.without_embedding_and_head());
+  if (counts.mtp_total.total() > 0) {
+    row("MTP, besides", counts.mtp_total.total(), counts.mtp_active.total());
+  }
+}
+
+void print_costs(const Inspection& i) {
+  fmt::print("\n{:<30} {:>8} {:>10}\n", "cache of a token, BF16", "bytes", "latent is");
+  const auto row = [&](const std::string& name, int64_t bytes) {
+    const double times = static_cast<double>(bytes) / static_cast<double>(i.cache.latent);
+    fmt::print("  {:<28} {:>8} {:>10}\n", name, format_bytes(static_cast<double>(bytes)),
+               bytes == i.cache.latent ? "" : fmt::format("1 / {:.1f}", times));
+  };
+  row("latent (MLA)", i.cache.latent);
+  row(fmt::format("GQA, {}", plural(i.cache.gqa_heads, "key-value head")), i.cache.gqa);
+  row(fmt::format("MHA, {}", plural(i.config.num_attention_heads, "head")), i.cache.mha);
+  const int64_t context = i.config.max_position_embeddings;
+  fmt::print("  {:<28} {:>8}\n", fmt::format("latent, {} tokens", context),
+             format_bytes(static_cast<double>(i.cache.latent) * static_cast<double>(context)));
+  fmt::print("\ntraining on a token, in sequences of {}: {}FLOP, {:.0f} % of it attention\n",
+             i.train_positions, format_count(i.train.total()),
+             100 * i.train.attention / i.train.total());
+}
+
+void print_files(const Inspection& i) {
+  const Files& files = *i.files;
+  const auto row = [](const std::string& name, const Dtype& sum) {
+    fmt::print("  {:<34} {:>9} {:>8} {:>9}\n", name, sum.tensors,
+               format_count(static_cast<double>(sum.numbers)),
+               format_bytes(static_cast<double>(sum.bytes)));
+  };
+  fmt::print("\n{:<36} {:>9} {:>8} {:>9}\n", "files", "tensors", "numbers", "size");
+  constexpr size_t kShown = 12;
+  size_t shown = 0;
+  Dtype rest;
+  for (const auto& [name, sum] : files.by_file) {
+    if (++shown <= kShown || files.by_file.size() == kShown + 1) {
+      row(name, sum);
+      continue;
+    }
+    rest.tensors += sum.tensors;
+    rest.numbers += sum.numbers;
+    rest.bytes += sum.bytes;
+  }
+  if (rest.tensors > 0) row(fmt::format("and {} more", files.by_file.size() - kShown), rest);
+  for (const auto& [name, sum] : files.by_dtype) row(name, sum);
+  const int64_t expected = i.parameters.total.total() + i.parameters.mtp_total.total();
+  if (files.parameters != expected) {
+    fmt::print(
+        "  the files hold {} parameters where config.json makes {}: some are missing, or "
+        "of another model\n",
+        files.parameters, expected);
+  }
+}
+
+Json json_of(const model::Parameters& p) {
+  Json out;
+  out["total"] = p.total();
+  out["without_embedding"] = p.without_embedding();
+  out["without_embedding_and_head"] = p.without_embedding_and_head();
+  for (const Component& component : kComponents) out[component.key] = p.*component.count;
+  return out;
+}
+
+Json json_of(const std::map<std::string, Dtype>& sums) {
+  Json out = Json::object();
+  for (const auto& [name, sum] : sums) {
+    out[name] = {{"tensors", sum.tensors}, {"numbers", sum.numbers}, {"bytes", sum.bytes}};
+  }
+  return out;
+}
+
+Json json_of(const Inspection& i) {
+  Json out;
+  out["path"] = i.path;
+  out["config"] = Json::parse(checkpoint::config_text({i.config, Json::object()}));
+  out["parameters"] = {{"total", json_of(i.parameters.total)},
+                       {"active", json_of(i.parameters.active)},
+                       {"mtp_total", json_of(i.parameters.mtp_total)},
+                       {"mtp_active", json_of(i.parameters.mtp_active)}};
+  out["cache_bytes_per_token"] = {{"number_bytes", kCacheNumber},
+                                  {"latent", i.cache.latent},
+                                  {"gqa", i.cache.gqa},
+                                  {"gqa_heads", i.cache.gqa_heads},
+                                  {"mha", i.cache.mha}};
+  out["train_flops_per_token"] = {{"positions", i.train_positions},
+                                  {"weights", i.train.weights},
+                                  {"attention", i.train.attention},
+                                  {"total", i.train.total()}};
+  if (i.files) {
+    out["files"] = {{"bytes", i.files->all.bytes},
+                    {"tensors", i.files->all.tensors},
+                    {"parameters", i.files->parameters},
+                    {"by_file", json_of(i.files->by_file)},
+                    {"by_dtype", json_of(i.files->by_dtype)}};
+  }
+  return out;
+}
+
+struct Options {
+  std::string path;
+  bool json = false;
+};
+
+void run(const Options& options) {
+  const Inspection inspection = inspect(options.path);
+  if (options.json) {
+    fmt::print("{}\n", json_of(inspection).dump(2));
+    return;
+  }
+  print_model(inspection);
+  print_parameters(inspection.parameters);
+  print_costs(inspection);
+  if (inspection.files) print_files(inspection);
+}
+
+}  // namespace
+
+void add_inspect_command(CLI::App& app) {
+  const auto options = std::make_shared<Options>();
+  CLI::App* command =
+      app.add_subcommand("inspect", "What a model is, and what it costs: from its config alone");
+  command->add_option("model", options->path, "A model's folder, a run's, or a config.json")
+      ->required();
+  command->add_flag("--json", options->json, "As one JSON object, with exact numbers");
+  command->callback([options] { run(*options); });
+}
+
+}  // namespace minke::app

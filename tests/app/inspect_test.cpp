@@ -1,0 +1,97 @@
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
+#include "app/run_program.h"
+
+namespace minke {
+namespace {
+
+using nlohmann::json;
+using testing::HasSubstr;
+
+const std::string kGolden = MINKE_GOLDEN_DIR;
+
+json inspect(const std::string& path) {
+  const Said said = run_program({"inspect", "--json", path});
+  EXPECT_EQ(said.exit_code, 0) << said.err;
+  EXPECT_EQ(said.err, "");
+  return json::parse(said.out);
+}
+
+void expect_fault(const fs::path& path, const std::string& what) {
+  const Said said = run_program({"inspect", path.string()});
+  EXPECT_EQ(said.exit_code, 2);
+  EXPECT_EQ(said.out, "");
+  EXPECT_EQ(std::ranges::count(said.err, '\n'), 1) << said.err;
+  EXPECT_THAT(said.err, HasSubstr(what));
+}
+
+// Published totals, from the released configs alone.
+TEST(Inspect, ReleasedConfigs) {
+  const json v3 = inspect(kGolden + "/configs/deepseek-v3.json");
+  EXPECT_EQ(v3["parameters"]["total"]["total"], 671'026'419'200);
+  EXPECT_EQ(v3["parameters"]["active"]["without_embedding"], 36'625'618'432);
+  EXPECT_NEAR(v3["parameters"]["mtp_total"]["total"].get<double>(), 11.6e9, 5e7);
+  EXPECT_EQ(v3["cache_bytes_per_token"]["latent"], 70'272);
+  EXPECT_EQ(v3["cache_bytes_per_token"]["mha"], 4'997'120);
+  EXPECT_NEAR(v3["train_flops_per_token"]["total"].get<double>(), 250e9, 5e8);
+
+  const json lite = inspect(kGolden + "/configs/deepseek-v2-lite.json")["parameters"];
+  EXPECT_NEAR(lite["total"]["total"].get<double>(), 15.7e9, 5e7);
+  EXPECT_NEAR(lite["active"]["without_embedding"].get<double>(), 2.45e9, 5e6);
+  const json moonlight = inspect(kGolden + "/configs/moonlight-16b-a3b.json")["parameters"];
+  EXPECT_NEAR(moonlight["total"]["total"].get<double>(), 16e9, 5e8);
+  EXPECT_NEAR(moonlight["active"]["without_embedding"].get<double>(), 2.58e9, 5e6);
+  const json kimi = inspect(kGolden + "/configs/kimi-k2.json")["parameters"];
+  EXPECT_NEAR(kimi["total"]["total"].get<double>(), 1e12, 5e10);
+  EXPECT_NEAR(kimi["active"]["without_embedding"].get<double>(), 31.7e9, 5e7);
+}
+
+TEST(Inspect, ForPeople) {
+  const Said said = run_program({"inspect", kGolden + "/configs/deepseek-v3.json"});
+  EXPECT_EQ(said.exit_code, 0) << said.err;
+  for (const char* fact : {"deepseek_v3", "671B", "36.6B", "61 (3 dense, 58 of experts)",
+                           "8 of 256 chosen", "YaRN 40x from 4096", "70.3 kB", "GQA", "MHA"}) {
+    EXPECT_THAT(said.out, HasSubstr(fact));
+  }
+}
+
+// In a folder, what the files hold is what the config says, MTP layers' copies and FP8 scales
+// aside.
+TEST(Inspect, FoldersHoldWhatTheirConfigsSay) {
+  for (const char* name : {"v3", "v2", "v2-lite", "moonlight", "kimi-k2", "v3-fp8",
+                           "v3-packed-mtp2", "v3-odd-sizes", "v3-negative-bias"}) {
+    const json found = inspect(kGolden + "/" + name);
+    EXPECT_EQ(found["files"]["parameters"].get<int64_t>(),
+              found["parameters"]["total"]["total"].get<int64_t>() +
+                  found["parameters"]["mtp_total"]["total"].get<int64_t>())
+        << name;
+    EXPECT_LT(found["files"]["bytes"].get<uint64_t>(),
+              fs::file_size(kGolden + "/" + name + "/model.safetensors"));
+  }
+}
+
+TEST(Inspect, BadInputIsOneLine) {
+  const TemporaryFolder folder;
+  expect_fault(folder / "nowhere", "no such file");
+  expect_fault(folder.path(), "config.json");
+  write_file_atomic(folder / "config.json", "{\"model_type\": \"llama\"}");
+  expect_fault(folder / "config.json", "config.json");
+  write_file_atomic(folder / "config.json", "not json\n\nat all");
+  expect_fault(folder / "config.json", "not valid JSON");
+  std::string config = read_file(kGolden + "/configs/deepseek-v3.json");
+  config.replace(config.find("noaux_tc"), 8, "magic_tc");
+  write_file_atomic(folder / "config.json", config);
+  expect_fault(folder.path(), "magic_tc");
+  fs::remove(folder / "config.json");
+  fs::copy(kGolden + "/v3/config.json", folder.path());
+  const std::string weights = read_file(kGolden + "/v3/model.safetensors");
+  write_file_atomic(folder / "model.safetensors", weights.substr(0, weights.size() / 2));
+  expect_fault(folder.path(), "model.safetensors");
+}
+
+}  // namespace
+}  // namespace minke
