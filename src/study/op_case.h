@@ -1,12 +1,14 @@
 // One table of cases for every op: it drives correctness against `ref`, and speed in `minke bench
 // kernels`. To add an op: write its reference (ref/), then a file cases_<name>.cpp here that
-// appends to the table.
+// appends to the table. compare.h has what cases share.
 #pragma once
 
 #include <functional>
 #include <memory>
 #include <string>
 #include <vector>
+
+#include "tensor/tensor.h"
 
 namespace minke::study {
 
@@ -23,6 +25,8 @@ class OpRun {
   virtual ~OpRun() = default;
   virtual void run() = 0;                  // calls the op once, outputs overwritten
   virtual std::vector<Check> check() = 0;  // outputs of the last run() against ref
+  // What run() writes: the bytes must be the same for any number of threads.
+  virtual std::vector<Tensor> outputs() { return {}; }
 };
 
 enum class Limit { kComputeF32, kComputeBF16, kMemory };  // whose peak the speed is a share of
@@ -39,11 +43,13 @@ struct OpCase {
 };
 
 using OpCases = std::vector<OpCase>;
-void add_matmul_cases(OpCases& cases);     // matmul, matmul_wgrad, grouped
-void add_attention_cases(OpCases& cases);  // attention, attention_backward, latent_attention, rope
-void add_elementwise_cases(
-    OpCases& cases);                    // norms, swiglu, convert, permutation, embedding, adamw
-void add_router_cases(OpCases& cases);  // route, router_backward, linear_cross_entropy
+void add_matmul_cases(OpCases& cases);       // matmul, matmul_wgrad, grouped
+void add_attention_cases(OpCases& cases);    // attention and its backward, latent_attention, rope
+void add_norm_cases(OpCases& cases);         // rms_norm and its backward
+void add_elementwise_cases(OpCases& cases);  // swiglu and its backward, convert, add, adamw, ...
+void add_permute_cases(OpCases& cases);      // permutation by expert, embedding
+void add_router_cases(OpCases& cases);       // route, sequence_balance, router_backward
+void add_cross_entropy_cases(OpCases& cases);
 OpCases all_op_cases();
 
 }  // namespace minke::study

@@ -1,0 +1,58 @@
+// What op cases share: inputs made from a seed, matrices whose rows do not touch, and the worst
+// error beside its bound.
+#pragma once
+
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "ops/matrix.h"
+#include "study/op_case.h"
+
+namespace minke::study {
+
+// Normal numbers of that standard deviation (rounded where the dtype is BF16), from a stream named
+// `name`: the same on every machine, for any number of threads.
+OwnedTensor random_tensor(std::string_view name, DType dtype, Shape shape, double deviation = 1);
+
+// A matrix in memory of its own, `padding` numbers between its rows.
+class PaddedMatrix {
+ public:
+  PaddedMatrix() = default;
+  PaddedMatrix(DType dtype, int64_t rows, int64_t cols, int64_t padding);
+  static PaddedMatrix random(std::string_view name, DType dtype, int64_t rows, int64_t cols,
+                             int64_t padding, double deviation = 1);
+  operator ops::Matrix() const {  // NOLINT(google-explicit-constructor): it is one
+    return view_;
+  }
+  const Tensor& memory() const { return memory_; }
+  // 0 while nothing was written between the rows.
+  Check padding_check(std::string quantity) const;
+
+ private:
+  OwnedTensor memory_;
+  ops::Matrix view_;
+};
+
+// FP32 and BF16, rows one after the other.
+std::vector<double> to_double(const ops::Matrix& x);
+
+// The relative error of one rounding to the format.
+double roundoff(DType dtype);
+
+// The element that comes nearest to its bound, or exceeds it most. NaN and infinity exceed every
+// bound, unless both sides are the same.
+Check compare(std::string quantity, std::span<const double> got, std::span<const double> want,
+              std::span<const double> bound);
+Check compare(std::string quantity, const ops::Matrix& got, std::span<const double> want,
+              std::span<const double> bound);
+// How many numbers differ, against 0.
+Check compare_exactly(std::string quantity, std::span<const double> got,
+                      std::span<const double> want);
+Check compare_exactly(std::string quantity, const ops::Matrix& got, std::span<const double> want);
+
+// "f32" or "bf16", for names of shapes.
+std::string_view short_name(DType dtype);
+
+}  // namespace minke::study
