@@ -2,10 +2,11 @@
 
 #include <fmt/format.h>
 
+#include <array>
+#include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
-#include <set>
 
 #include "base/error.h"
 #include "base/progress.h"
@@ -158,7 +159,7 @@ void print_model(const Inspection& i) {
   fmt::print("{}\n", i.path);
   print_fact(
       "model",
-      fmt::format("{}, {} parameters, {} active a token", c.model_type,
+      fmt::format("{}, {} parameters, {} active a token without the embedding", c.model_type,
                   format_count(static_cast<double>(i.parameters.total.total())),
                   format_count(static_cast<double>(i.parameters.active.without_embedding()))));
   print_fact("layers", layers_text(c));
@@ -204,12 +205,18 @@ void print_parameters(const model::ParameterCounts& counts) {
   }
 }
 
+std::string flops_text(double flops) {
+  constexpr std::array kUnits = {"FLOP", "kFLOP", "MFLOP", "GFLOP", "TFLOP", "PFLOP"};
+  size_t unit = 0;
+  for (; flops >= 999.5 && unit + 1 < kUnits.size(); ++unit) flops /= 1000;
+  return fmt::format("{:.3g} {}", flops, kUnits[unit]);
+}
+
 void print_costs(const Inspection& i) {
-  fmt::print("\n{:<30} {:>8} {:>10}\n", "cache of a token, BF16", "bytes", "latent is");
+  fmt::print("\n{:<30} {:>8} {:>10}\n", "cache of a token, BF16", "bytes", "x latent");
   const auto row = [&](const std::string& name, int64_t bytes) {
     const double times = static_cast<double>(bytes) / static_cast<double>(i.cache.latent);
-    fmt::print("  {:<28} {:>8} {:>10}\n", name, format_bytes(static_cast<double>(bytes)),
-               bytes == i.cache.latent ? "" : fmt::format("1 / {:.1f}", times));
+    fmt::print("  {:<28} {:>8} {:>10.1f}\n", name, format_bytes(static_cast<double>(bytes)), times);
   };
   row("latent (MLA)", i.cache.latent);
   row(fmt::format("GQA, {}", plural(i.cache.gqa_heads, "key-value head")), i.cache.gqa);
@@ -217,8 +224,8 @@ void print_costs(const Inspection& i) {
   const int64_t context = i.config.max_position_embeddings;
   fmt::print("  {:<28} {:>8}\n", fmt::format("latent, {} tokens", context),
              format_bytes(static_cast<double>(i.cache.latent) * static_cast<double>(context)));
-  fmt::print("\ntraining on a token, in sequences of {}: {}FLOP, {:.0f} % of it attention\n",
-             i.train_positions, format_count(i.train.total()),
+  fmt::print("\ntraining on a token, in sequences of {}: {}, {:.0f} % of it attention\n",
+             i.train_positions, flops_text(i.train.total()),
              100 * i.train.attention / i.train.total());
 }
 

@@ -6,6 +6,7 @@
 #include <new>
 #include <string>
 
+#include "app/inspect_command.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "base/thread_pool.h"
@@ -57,6 +58,8 @@ int run(int argc, char** argv) {
     start_logging(verbose);
     set_thread_count(threads);
   });
+
+  add_inspect_command(app);
 
   if (argc == 1) {
     fmt::print(stderr, "{}", app.help());
