@@ -53,8 +53,8 @@ TEST_P(Golden, GreedyTextInBF16DoesNotDependOnChunks) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(All, Golden, testing::ValuesIn(kCases), [](const auto& info) {
-  std::string name = info.param;
+INSTANTIATE_TEST_SUITE_P(All, Golden, testing::ValuesIn(kCases), [](const auto& which) {
+  std::string name = which.param;
   std::ranges::replace(name, '-', '_');
   return name;
 });
