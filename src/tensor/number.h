@@ -32,7 +32,7 @@ static_assert(sizeof(bf16) == 2);
 
 // Unit roundoff: the largest relative error of rounding to nearest.
 inline constexpr double kRoundoffF32 = 0x1p-24;
-inline constexpr double kRoundoffBF16 = 0x1p-9;
+inline constexpr double kRoundoffBF16 = 0x1p-8;
 inline constexpr double kRoundoffE4M3 = 0x1p-4;
 
 inline constexpr float kMaxE4M3 = 448.0F;
