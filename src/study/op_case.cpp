@@ -1,0 +1,15 @@
+#include "study/op_case.h"
+
+namespace minke::study {
+
+OpCases all_op_cases() {
+  OpCases cases;
+  add_norm_cases(cases);
+  add_elementwise_cases(cases);
+  add_permute_cases(cases);
+  add_router_cases(cases);
+  add_cross_entropy_cases(cases);
+  return cases;
+}
+
+}  // namespace minke::study
