@@ -1,0 +1,57 @@
+// The endless stream of rows that training reads: any row by its index, so that a run resumes at a
+// row by its number alone.
+//
+// An epoch is every document once, in an order drawn by (seed, epoch), one after the other in a
+// ring. From a place drawn by (seed, epoch) the ring is cut every S tokens; a row is such a piece
+// and the tokens after it that its last positions have to predict (1, and one more for each MTP
+// depth). Rows come in an order drawn by (seed, epoch): a book is many rows, which should not
+// follow each other. Fewer than S tokens are left over, others in each epoch.
+#pragma once
+
+#include <memory>
+#include <mutex>
+#include <span>
+#include <vector>
+
+#include "train/data.h"
+
+namespace minke::train {
+
+class TokenStream {
+ public:
+  // Of these documents of the store, which must outlive the stream. positions: S. row_tokens: S + 1
+  // + MTP depths. Error: no documents.
+  TokenStream(const TokenStore& store, std::vector<int64_t> documents, int64_t positions,
+              int64_t row_tokens, uint64_t seed);
+
+  // Fills row `index`, from 0: row_tokens tokens, and for each a number that changes where a
+  // document ends. Any thread may call it.
+  void row(int64_t index, std::span<int32_t> tokens, std::span<int32_t> documents) const;
+
+  int64_t rows_per_epoch() const { return rows_; }
+  double epochs(int64_t rows) const {
+    return static_cast<double>(rows) / static_cast<double>(rows_);
+  }
+  int64_t tokens() const { return tokens_; }  // of all documents, once
+  int64_t bytes() const { return bytes_; }
+
+ private:
+  struct Epoch {
+    int64_t number = -1;
+    int64_t start = 0;               // where in the ring the first piece begins
+    std::vector<int64_t> documents;  // of the store, in the ring's order
+    std::vector<int64_t> begins;     // where in the ring each begins
+    std::vector<int64_t> row_order;
+  };
+  std::shared_ptr<const Epoch> epoch(int64_t number) const;
+
+  const TokenStore& store_;
+  const std::vector<int64_t> documents_;
+  const int64_t positions_, row_tokens_;
+  const uint64_t seed_;
+  int64_t tokens_ = 0, bytes_ = 0, rows_ = 0;
+  mutable std::mutex mutex_;
+  mutable std::shared_ptr<const Epoch> last_;
+};
+
+}  // namespace minke::train

@@ -1,0 +1,54 @@
+// Text to learn from: documents out of files, folders, globs and standard input.
+//
+// .txt: the file is a document. .jsonl: each line is an object, one field of which is a document.
+// Both also as .gz and .zst. Nothing is left out silently: what is missing, empty or not UTF-8 is
+// an Error naming the file, and the byte or the line.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/file.h"
+#include "train/source_stream.h"
+
+namespace minke::train {
+
+// No document, and no line, may be larger once decompressed.
+inline constexpr uint64_t kMaxDocumentBytes = uint64_t{1} << 30;
+
+struct SourceFile {
+  fs::path path;
+  bool lines = false;  // .jsonl
+  Compression compression = Compression::kNone;
+};
+
+// What a file's name says it holds. Error: neither .txt nor .jsonl.
+SourceFile source_file(const fs::path& path);
+
+// Standard input can be read once, so it is kept as a file: read now, or as it was kept before.
+enum class StandardInput { kRead, kKept };
+
+// All files that `names` mean, sorted, each once: a name is a file, a folder (searched with its
+// subfolders for .txt and .jsonl; names that begin with a dot are passed over, others that do not
+// fit are warned of), a glob, or -, which is kept in `keep` as stdin.txt (-.jsonl: stdin.jsonl).
+// Error: a name that means no file.
+std::vector<SourceFile> find_sources(const std::vector<std::string>& names, const fs::path& keep,
+                                     StandardInput standard_input = StandardInput::kRead);
+
+struct Document {
+  std::string text;         // never empty; UTF-8
+  uint64_t file_bytes = 0;  // of the file, read since the document before: for progress
+};
+
+// Calls on_document for each document of the file, in order.
+void read_documents(const SourceFile& file, const std::string& text_field,
+                    const std::function<void(Document&&)>& on_document);
+
+// The place of the first byte that is not UTF-8 (overlong forms, surrogates and what lies beyond
+// U+10FFFF are not), or npos.
+size_t find_invalid_utf8(std::string_view text);
+
+}  // namespace minke::train
