@@ -70,6 +70,8 @@ inline Vec round(Vec a) { return {_mm512_roundscale_ps(a.v, 0)}; }
 inline Vec scale_by_power(Vec a, Vec n) { return {_mm512_scalef_ps(a.v, n.v)}; }
 // The first n lanes of a, the others of b.
 inline Vec first_lanes(int n, Vec a, Vec b) { return {_mm512_mask_blend_ps(lanes(n), b.v, a.v)}; }
+// Lanes 0 and 1 change places, 2 and 3, ...
+inline Vec swap_pairs(Vec a) { return {_mm512_permute_ps(a.v, 0xb1)}; }
 inline float reduce_add(Vec a) { return _mm512_reduce_add_ps(a.v); }
 inline float reduce_max(Vec a) { return _mm512_reduce_max_ps(a.v); }
 
@@ -139,6 +141,7 @@ inline Vec scale_by_power(Vec a, Vec n) {
 inline Vec first_lanes(int n, Vec a, Vec b) {
   return {_mm256_blendv_ps(b.v, a.v, _mm256_castsi256_ps(lanes(n)))};
 }
+inline Vec swap_pairs(Vec a) { return {_mm256_permute_ps(a.v, 0xb1)}; }
 inline float reduce_add(Vec a) {
   __m128 s = _mm_add_ps(_mm256_castps256_ps128(a.v), _mm256_extractf128_ps(a.v, 1));
   s = _mm_add_ps(s, _mm_movehl_ps(s, s));
