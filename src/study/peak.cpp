@@ -1,0 +1,53 @@
+#include "study/peak.h"
+
+#include <algorithm>
+#include <array>
+#include <chrono>
+
+#include "base/error.h"
+#include "ops/peak.h"
+
+namespace minke::study {
+namespace {
+
+// The median rate of five runs of work(), which returns how much it did; the first run, which
+// wakes threads and faults pages, does not count.
+template <typename Work>
+double median_rate(Work&& work) {
+  using Clock = std::chrono::steady_clock;
+  work();
+  std::array<double, 5> rates{};
+  for (double& rate : rates) {
+    const auto start = Clock::now();
+    const double done = work();
+    rate = done / std::chrono::duration<double>(Clock::now() - start).count();
+  }
+  std::sort(rates.begin(), rates.end());
+  return rates[rates.size() / 2];
+}
+
+}  // namespace
+
+double peak_flops(Limit limit) {
+  constexpr int64_t kRounds = 1 << 18;  // some 3 ms
+  MINKE_CHECK(limit == Limit::kComputeF32 || limit == Limit::kComputeBF16);
+  return median_rate([&] {
+    return limit == Limit::kComputeBF16 ? ops::multiply_bf16(kRounds) : ops::multiply_f32(kRounds);
+  });
+}
+
+double read_bandwidth(std::span<const std::byte> data) {
+  return median_rate([&] {
+    ops::read_memory(data);
+    return static_cast<double>(data.size());
+  });
+}
+
+double update_bandwidth(std::span<std::byte> data) {
+  return median_rate([&] {
+    ops::update_memory(data);
+    return 2 * static_cast<double>(data.size());
+  });
+}
+
+}  // namespace minke::study

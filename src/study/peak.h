@@ -1,0 +1,22 @@
+// The measured limits that speeds are shares of: taken in the same run, on the same pages, with the
+// instruction set and number of threads in use, because neighbours and page placement change them.
+#pragma once
+
+#include <cstddef>
+#include <span>
+
+#include "study/op_case.h"
+
+namespace minke::study {
+
+// FLOPs a second of the arithmetic alone (a multiply-add is two): kComputeF32 or kComputeBF16.
+// The median of a few short tries; about 20 ms.
+double peak_flops(Limit limit);
+
+// Bytes a second when all of `data` is read in order; the median of a few tries. Meant for spans
+// that no cache holds, or, for what is to be compared with a cache's speed, for ones that it does.
+double read_bandwidth(std::span<const std::byte> data);
+// The same, read and written back, counting both. Changes the data.
+double update_bandwidth(std::span<std::byte> data);
+
+}  // namespace minke::study
