@@ -12,7 +12,6 @@
 namespace minke::ops {
 namespace {
 
-using kernels::kBlockPanels;
 using kernels::kBlockRows;
 using kernels::kPanel;
 using kernels::kUnitBytes;
@@ -62,13 +61,13 @@ struct Cut {
 // Row blocks are even. A block is large enough to be worth a thread's while, which for a few rows
 // is the time of reading its panels.
 Cut cut_product(int64_t m, int64_t n, int64_t k, int64_t group_rows) {
-  constexpr int64_t kWork = int64_t{1} << 22, kLeastRows = 8;
+  constexpr int64_t kWork = int64_t{1} << 25, kLeastRows = 8, kMostPanels = 16;
   Cut cut;
   if (m == 0 || n == 0) return cut;
   cut.rows = ceil_div(ceil_div(m, ceil_div(m, kBlockRows)), group_rows) * group_rows;
   cut.row_blocks = ceil_div(m, cut.rows);
   const int64_t panel_work = std::max(cut.rows, kLeastRows) * kPanel * std::max<int64_t>(k, 1);
-  cut.panels = std::clamp<int64_t>(ceil_div(kWork, panel_work), 1, kBlockPanels);
+  cut.panels = std::clamp<int64_t>(ceil_div(kWork, panel_work), 1, kMostPanels);
   cut.panel_blocks = ceil_div(ceil_div(n, kPanel), cut.panels);
   return cut;
 }

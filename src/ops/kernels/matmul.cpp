@@ -23,7 +23,10 @@ struct Tile {
   int64_t out_stride;
   int cols;
   bool accumulate;
+  const std::byte* ahead;  // what to fetch meanwhile: a cache line every kUnitsPerLine units
+  int64_t ahead_stride;    // bytes; 0: nothing
 };
+constexpr int64_t kCacheLine = 64, kUnitsPerLine = 2;
 constexpr int64_t kTotalsStride = kBlockPanels * kPanel;
 
 #if defined(MINKE_TARGET_scalar)
@@ -159,10 +162,21 @@ inline void finish(Out* out, Vec total, bool accumulate, int cols) {
   store_n(out, total, n);
 }
 
+// Totals wait for their place in memory at the end, so it is asked for at the beginning.
+template <typename Out, int kRows>
+inline void fetch_out(const Tile& t, int column) {
+  for (int r = 0; r < kRows; ++r) {
+    const Out* row = static_cast<const Out*>(t.out) + r * t.out_stride + column;
+    __builtin_prefetch(row, 1);
+    __builtin_prefetch(row + kColumns - 1, 1);
+  }
+}
+
 // kColumns columns of a panel, from `column` on.
 template <typename X, typename Out, int kRows>
 inline void tile_columns(const Tile& t, int column) {
   Vec total[kRows][kVectors];
+  if (t.last) fetch_out<Out, kRows>(t, column);
 #pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 2
@@ -173,7 +187,19 @@ inline void tile_columns(const Tile& t, int column) {
   }
   const std::byte* left = t.left;
   const auto* right = reinterpret_cast<const X*>(t.right + column * kUnitBytes);
-  for (int64_t u = 0; u < t.units; ++u) {
+  const std::byte* ahead = t.ahead;
+  int64_t u = 0;
+  for (; u + kUnitsPerLine <= t.units; u += kUnitsPerLine) {
+    __builtin_prefetch(ahead, 0, 2);
+    ahead += t.ahead_stride;
+#pragma GCC unroll 2
+    for (int64_t i = 0; i < kUnitsPerLine; ++i) {
+      add_unit(total, left, t.row_stride, right);
+      left += t.unit_stride;
+      right += kPanel * kNumbersPerUnit<X>;
+    }
+  }
+  for (; u < t.units; ++u) {
     add_unit(total, left, t.row_stride, right);
     left += t.unit_stride;
     right += kPanel * kNumbersPerUnit<X>;
@@ -211,47 +237,82 @@ void run_tile(const Tile& t, int64_t rows, std::integer_sequence<int, kRowsLessO
   kTiles[rows - 1](t);
 }
 
-// The rows of a group are cut evenly, so that no tile is so low that it starves the arithmetic.
+// A part of a block: some panels, over some units of the sum.
+struct Stage {
+  int64_t column, columns;
+  int64_t unit;
+  const std::byte* right;  // of the first panel, at `unit`
+  const std::byte* next;   // what the stage after it begins with, panel by panel; may be null
+  int64_t panel_bytes;
+  Tile tile;                  // what all its tiles share
+  int64_t rows_of_tiles = 0;  // done
+};
+
+// The rows of a group. They are cut evenly, so that no tile is so low that it starves the
+// arithmetic; each row of tiles fetches its share of the next stage's panels.
 template <typename X, typename Out>
-void group_tiles(const MatmulBlock& b, Tile t, int64_t row, int64_t rows) {
+void run_rows(const MatmulBlock& b, Stage& stage, int64_t row, int64_t rows) {
+  constexpr int64_t kShares = kPanel * kUnitBytes / kCacheLine * kUnitsPerLine;
+  const std::byte* left = b.left + row / b.group_rows * b.group_stride + stage.unit * b.unit_stride;
   const int64_t tiles = (rows + kTileRows - 1) / kTileRows;
-  const std::byte* left = t.left;
   for (int64_t i = 0; i < tiles; ++i) {
     const int64_t begin = rows * i / tiles, end = rows * (i + 1) / tiles;
-    Tile part = t;
-    part.left = left + begin * b.row_stride;
-    part.totals = t.totals + (row + begin) * kTotalsStride;
-    part.out = static_cast<Out*>(t.out) + (row + begin) * b.out_stride;
-    run_tile<X, Out>(part, end - begin, std::make_integer_sequence<int, kTileRows>());
+    const int64_t share = stage.rows_of_tiles++;
+    const bool fetch = stage.next != nullptr && share < kShares;
+    Tile t = stage.tile;
+    t.left = left + begin * b.row_stride;
+    t.ahead_stride = fetch ? kCacheLine : 0;
+    for (int64_t c = 0; c < stage.columns; c += kPanel) {
+      const int64_t panel = c / kPanel * stage.panel_bytes;
+      t.right = stage.right + panel;
+      t.ahead =
+          fetch ? stage.next + panel + share * (t.units / kUnitsPerLine) * kCacheLine : t.right;
+      t.totals = stage.tile.totals + (row + begin) * kTotalsStride + c;
+      t.out = static_cast<Out*>(b.out) + (row + begin) * b.out_stride + stage.column + c;
+      t.cols = static_cast<int>(stage.columns - c < kPanel ? stage.columns - c : kPanel);
+      run_tile<X, Out>(t, end - begin, std::make_integer_sequence<int, kTileRows>());
+    }
+  }
+}
+
+template <typename X, typename Out>
+void run_stage(const MatmulBlock& b, Stage stage) {
+  for (int64_t row = 0; row < b.rows; row += b.group_rows) {
+    const int64_t left = b.rows - row;
+    run_rows<X, Out>(b, stage, row, left < b.group_rows ? left : b.group_rows);
   }
 }
 
 template <typename X, typename Out>
 void block(const MatmulBlock& b) {
+  constexpr int64_t kUnit = kPanel * kUnitBytes, kColumnsAtOnce = kBlockPanels * kPanel;
   alignas(64) float totals[kBlockRows * kTotalsStride];
   const int64_t whole = b.k / kNumbersPerUnit<X>;
   const bool half = b.k % kNumbersPerUnit<X> != 0;
-  const int64_t panel_bytes = (whole + (half ? 1 : 0)) * kPanel * kUnitBytes;
-  for (int64_t u = 0; u == 0 || u < whole; u += kBlockUnits) {
-    Tile t{};
-    t.row_stride = b.row_stride;
-    t.unit_stride = b.unit_stride;
-    t.first = u == 0;
-    t.last = u + kBlockUnits >= whole;
-    t.units = t.last ? whole - u : kBlockUnits;
-    t.half = t.last && half;
-    t.out_stride = b.out_stride;
-    t.accumulate = b.accumulate;
-    for (int64_t c = 0; c < b.cols; c += kPanel) {
-      t.right = b.right + c / kPanel * panel_bytes + u * kPanel * kUnitBytes;
-      t.cols = static_cast<int>(b.cols - c < kPanel ? b.cols - c : kPanel);
-      t.totals = totals + c;
-      t.out = static_cast<Out*>(b.out) + c;
-      for (int64_t row = 0; row < b.rows; row += b.group_rows) {
-        t.left = b.left + row / b.group_rows * b.group_stride + u * b.unit_stride;
-        const int64_t left = b.rows - row;
-        group_tiles<X, Out>(b, t, row, left < b.group_rows ? left : b.group_rows);
-      }
+  Stage stage{};
+  stage.panel_bytes = (whole + (half ? 1 : 0)) * kUnit;
+  Tile& t = stage.tile;
+  t.row_stride = b.row_stride;
+  t.unit_stride = b.unit_stride;
+  t.totals = totals;
+  t.out_stride = b.out_stride;
+  t.accumulate = b.accumulate;
+  for (int64_t column = 0; column < b.cols; column += kColumnsAtOnce) {
+    const int64_t rest = b.cols - column;
+    const std::byte* right = b.right + column / kPanel * stage.panel_bytes;
+    stage.column = column;
+    stage.columns = rest < kColumnsAtOnce ? rest : kColumnsAtOnce;
+    for (int64_t u = 0; u == 0 || u < whole; u += kBlockUnits) {
+      t.first = u == 0;
+      t.last = u + kBlockUnits >= whole;
+      t.units = t.last ? whole - u : kBlockUnits;
+      t.half = t.last && half;
+      stage.unit = u;
+      stage.right = right + u * kUnit;
+      stage.next = !t.last                 ? stage.right + kBlockUnits * kUnit
+                   : rest > kColumnsAtOnce ? right + kBlockPanels * stage.panel_bytes
+                                           : nullptr;
+      run_stage<X, Out>(b, stage);
     }
   }
 }

@@ -20,13 +20,13 @@ namespace minke::ops::kernels {
 
 inline constexpr int64_t kPanel = 32;
 inline constexpr int64_t kUnitBytes = 4;
-// A block's left side, and a panel's part of it, stay in a core's cache while they are used again:
-// so many rows, so many units of the sum at a time, so many panels.
+// So many rows make a block. Of a block, so many panels are taken together, and so many units of
+// the sum at a time: what is used again within them stays in a core's second cache.
 inline constexpr int64_t kBlockRows = 128;
 inline constexpr int64_t kBlockUnits = 1024;
 inline constexpr int64_t kBlockPanels = 4;
 
-// A part of a product: at most kBlockRows rows by kBlockPanels panels, over all of k.
+// A part of a product: at most kBlockRows rows by any number of panels, over all of k.
 struct MatmulBlock {
   // Unit u of row r: left + r / group_rows * group_stride + r % group_rows * row_stride +
   // u * unit_stride (bytes). So rows as they lie in memory, and packed panels, are both read.
