@@ -286,8 +286,11 @@ void put_rope(Json& root, const ModelConfig& c) {
   put(scaling, "original_max_position_embeddings", yarn.original_max_position_embeddings);
   put(scaling, "beta_fast", yarn.beta_fast);
   put(scaling, "beta_slow", yarn.beta_slow);
-  scaling.erase("mscale");
-  if (yarn.mscale) put(scaling, "mscale", *yarn.mscale);
+  if (yarn.mscale) {
+    put(scaling, "mscale", *yarn.mscale);
+  } else {
+    scaling.erase("mscale");
+  }
   put(scaling, "mscale_all_dim", yarn.mscale_all_dim);
   root["rope_scaling"] = scaling;
 }
@@ -303,8 +306,11 @@ void put_quantization(Json& root, const std::optional<Fp8Blocks>& blocks) {
   put(object, "fmt", "e4m3");
   put(object, "quant_method", "fp8");
   put(object, "weight_block_size", std::vector<int64_t>{blocks->rows, blocks->cols});
-  object.erase("scale_fmt");
-  if (blocks->ue8m0) put(object, "scale_fmt", "ue8m0");
+  if (blocks->ue8m0) {
+    put(object, "scale_fmt", "ue8m0");
+  } else {
+    object.erase("scale_fmt");
+  }
 }
 
 }  // namespace
