@@ -76,7 +76,7 @@ class RmsNormBackwardRun final : public OpRun {
         dx_(dx, size.T, size.D, size.padding),
         dw_(DType::kF32, {size.D}),
         rstd_(DType::kF32, {size.T}),
-        scratch_(size_t{1} << 26) {
+        scratch_(static_cast<size_t>(65 * size.D) * sizeof(float) + 4096) {
     const Doubles numbers = to_double(x_);
     for (int64_t t = 0; t < size.T; ++t) {
       rstd_.span<float>()[static_cast<size_t>(t)] = static_cast<float>(ref::inverse_rms<double>(

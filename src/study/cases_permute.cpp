@@ -221,9 +221,9 @@ class EmbeddingBackwardRun final : public OpRun {
 };
 
 template <typename Run, typename... Args>
-void add_case(OpCases& cases, std::string op, const Size& size, std::string_view formats,
+void add_case(OpCases& cases, const std::string& op, const Size& size, std::string_view formats,
               double bytes_a_number, bool bench, Args... args) {
-  cases.push_back({.op = std::move(op),
+  cases.push_back({.op = op,
                    .shape = shape_name(size, formats),
                    .limit = Limit::kMemory,
                    .work = static_cast<double>(size.T * size.D) * bytes_a_number,

@@ -4,7 +4,6 @@
 
 #include <cmath>
 #include <limits>
-#include <numeric>
 #include <vector>
 
 #include "ops/isa_test_fixture.h"
@@ -23,7 +22,7 @@ struct Routes {
 };
 
 Routes route_tokens(std::vector<float> logits, std::vector<float> bias, const Routing& how,
-                    std::vector<int32_t> forced = {}) {
+                    const std::vector<int32_t>& forced = {}) {
   const int64_t T = std::ssize(logits) / how.experts;
   Routes r;
   r.experts = forced;
