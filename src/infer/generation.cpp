@@ -4,6 +4,7 @@
 #include <chrono>
 
 #include "base/error.h"
+#include "ops/attention.h"
 
 namespace minke::infer {
 namespace {
@@ -18,20 +19,36 @@ double rate(int64_t tokens, double seconds) {
   return tokens > 0 && seconds > 0 ? static_cast<double>(tokens) / seconds : 0;
 }
 
-// More than `rows` rows of decode ever take of an arena: every width of a block, twice over (an
-// activation and its operand), in FP32, and a constant for what does not grow with the rows.
-// Memory that is not written is never had, so a generous bound costs nothing.
-size_t arena_bytes(const model::ModelConfig& c, int64_t rows, int64_t context) {
-  constexpr size_t kConstant = size_t{64} << 20;
+DType activation(const model::Transformer& model) {
+  return model::dtype_of_precision(model.precision());
+}
+
+// What attention over `context` tokens takes of an arena, by asking it.
+size_t attention_bytes(const model::ModelConfig& c, DType dtype, int64_t rows, int64_t context) {
+  alignas(64) static std::byte nowhere[64];  // only counted, never read
   const int64_t heads = c.num_attention_heads;
+  Arena counting{Arena::Counting{}};
+  const std::vector<ops::LatentRow> latent(static_cast<size_t>(rows), {nowhere, context});
+  ops::latent_attention(Tensor(nowhere, dtype, {rows, heads * c.kv_lora_rank}),
+                        Tensor(nowhere, dtype, {rows, heads * c.latent_width()}), latent, heads,
+                        c.kv_lora_rank, c.qk_rope_head_dim, 1, counting);
+  return counting.peak();
+}
+
+// More than `rows` rows of decode ever take of an arena besides: every width of a block, twice over
+// (an activation and its operand), in FP32, and a constant for what does not grow with the rows.
+// Memory that is not written is never had, so a generous bound costs nothing.
+size_t arena_bytes(const model::ModelConfig& c, DType dtype, int64_t rows, int64_t context) {
+  constexpr size_t kConstant = size_t{16} << 20;
   const int64_t attention =
-      heads * (c.qk_head_dim() + c.latent_width() + c.kv_lora_rank + c.v_head_dim + context) +
+      c.num_attention_heads * (c.qk_head_dim() + c.latent_width() + c.kv_lora_rank + c.v_head_dim) +
       2 * c.latent_width() + 2 * c.q_lora_rank;
   const int64_t moe = c.num_experts_per_tok * (c.hidden_size + 3 * c.moe_intermediate_size + 8) +
                       3 * c.n_routed_experts + 3 * c.n_shared_experts * c.moe_intermediate_size;
   const int64_t width =
       4 * c.hidden_size + attention + moe + 3 * c.intermediate_size + c.vocab_size;
-  return kConstant + static_cast<size_t>(rows) * static_cast<size_t>(width) * 2 * sizeof(float);
+  return kConstant + attention_bytes(c, dtype, rows, context) +
+         static_cast<size_t>(rows) * static_cast<size_t>(width) * 2 * sizeof(float);
 }
 
 }  // namespace
@@ -58,10 +75,10 @@ Generator::Generator(model::Transformer& model, Options options)
       options_(std::move(options)),
       cache_(model.config(), model.precision(), model.config().num_hidden_layers,
              options_.context > 0 ? options_.context : model.config().max_position_embeddings),
-      saved_(arena_bytes(model.config(), options_.prefill_rows, cache_.limit())),
-      scratch_(arena_bytes(model.config(), options_.prefill_rows, cache_.limit())),
-      hidden_MD_(model::dtype_of_precision(model.precision()),
-                 {options_.prefill_rows, model.config().hidden_size}),
+      saved_(arena_bytes(model.config(), activation(model), options_.prefill_rows, 1)),
+      scratch_(
+          arena_bytes(model.config(), activation(model), options_.prefill_rows, cache_.limit())),
+      hidden_MD_(activation(model), {options_.prefill_rows, model.config().hidden_size}),
       logits_1V_(DType::kF32, {1, model.config().vocab_size}) {
   MINKE_CHECK(options_.prefill_rows > 0);
   const int64_t most = model.config().vocab_size;
@@ -108,6 +125,22 @@ void Generator::step(std::span<const int32_t> tokens, bool with_logits) {
   if (with_logits) model_.logits(logits_1V_, hidden_MD.rows(count - 1, 1), pass);
 }
 
+bool Generator::prefill(std::span<const int32_t> prompt, const ShouldStop& should_stop,
+                        Generation& out) {
+  const auto start = Clock::now();
+  const auto length = static_cast<int64_t>(prompt.size());
+  for (int64_t at = out.reused; at < length;) {
+    if (should_stop()) return false;
+    const int64_t rows = std::min(options_.prefill_rows, length - at);
+    const auto chunk = prompt.subspan(static_cast<size_t>(at), static_cast<size_t>(rows));
+    at += rows;
+    step(chunk, at == length);
+    out.prefill += rows;
+    out.prefill_seconds = seconds_since(start);
+  }
+  return true;
+}
+
 Generation Generator::generate(std::span<const int32_t> prompt, const Sampling& sampling,
                                int64_t max_tokens, const OnToken& on_token,
                                const ShouldStop& should_stop) {
@@ -116,43 +149,22 @@ Generation Generator::generate(std::span<const int32_t> prompt, const Sampling& 
   Sampler sampler(sampling, options_.vocabulary);
   Generation out;
   out.reused = keep_common(prompt);
-
-  auto start = Clock::now();
-  const auto length = static_cast<int64_t>(prompt.size());
-  for (int64_t at = out.reused; at < length;) {
-    if (should_stop()) {
-      out.stop = Stop::kInterrupted;
-      return out;
-    }
-    const int64_t rows = std::min(options_.prefill_rows, length - at);
-    at += rows;
-    step(prompt.subspan(static_cast<size_t>(at - rows), static_cast<size_t>(rows)), at == length);
-    out.prefill += rows;
-    out.prefill_seconds = seconds_since(start);
-  }
+  const auto stopped = [&out](Stop why) {
+    out.stop = why;
+    return out;
+  };
+  if (!prefill(prompt, should_stop, out)) return stopped(Stop::kInterrupted);
 
   const std::span<const float> logits_V = logits_1V_.span<float>();
-  start = Clock::now();
-  for (int64_t position = length;; ++position) {
+  const auto start = Clock::now();
+  for (auto position = static_cast<int64_t>(prompt.size());; ++position) {
     const int32_t token = sampler.sample(logits_V, position);
-    if (std::ranges::count(options_.end_tokens, token) > 0) {
-      out.stop = Stop::kEnd;
-      return out;
-    }
+    if (std::ranges::count(options_.end_tokens, token) > 0) return stopped(Stop::kEnd);
     out.tokens.push_back(token);
     on_token(token);
-    if (static_cast<int64_t>(out.tokens.size()) == max_tokens) {
-      out.stop = Stop::kMaxTokens;
-      return out;
-    }
-    if (position + 1 == context()) {
-      out.stop = Stop::kContext;
-      return out;
-    }
-    if (should_stop()) {
-      out.stop = Stop::kInterrupted;
-      return out;
-    }
+    if (std::ssize(out.tokens) == max_tokens) return stopped(Stop::kMaxTokens);
+    if (position + 1 == context()) return stopped(Stop::kContext);
+    if (should_stop()) return stopped(Stop::kInterrupted);
     step(std::span(&token, 1), true);
     ++out.steps;
     out.decode_seconds = seconds_since(start);

@@ -66,6 +66,8 @@ class Generator {
  private:
   void check_prompt(std::span<const int32_t> prompt) const;
   int64_t keep_common(std::span<const int32_t> prompt);
+  // False when it was stopped.
+  bool prefill(std::span<const int32_t> prompt, const ShouldStop& should_stop, Generation& out);
   // Computes `tokens` into the cache; the last row's logits.
   void step(std::span<const int32_t> tokens, bool with_logits);
 
