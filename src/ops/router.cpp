@@ -30,34 +30,40 @@ bool is_scores(const Tensor& t, const Routing& how) {
 class Best {
  public:
   void start(int64_t capacity) {
-    best_.clear();
-    capacity_ = static_cast<size_t>(capacity);
+    values_.resize(static_cast<size_t>(capacity));
+    indices_.resize(static_cast<size_t>(capacity));
+    size_ = 0;
   }
-  void offer(float value, int64_t index) {
-    if (best_.size() == capacity_) {
-      if (!(value > best_.back().value)) return;
-      best_.pop_back();
+  // The indices [begin, begin + count) of `values`.
+  void offer(const float* values, int64_t begin, int64_t count) {
+    for (int64_t i = begin; i < begin + count; ++i) {
+      const bool full = size_ == values_.size();
+      // Most values end here.
+      if (full && !(values[i] > values_[size_ - 1])) continue;
+      insert(values[i], i, full ? size_ - 1 : size_++);
     }
-    size_t at = best_.size();
-    while (at > 0 && value > best_[at - 1].value) --at;
-    best_.insert(best_.begin() + static_cast<std::ptrdiff_t>(at), {value, index});
   }
   // Ascending.
   std::span<const int64_t> indices() {
-    indices_.clear();
-    for (const Item& item : best_) indices_.push_back(item.index);
-    std::ranges::sort(indices_);
-    return indices_;
+    const std::span found(indices_.data(), size_);
+    std::ranges::sort(found);
+    return found;
   }
 
  private:
-  struct Item {
-    float value;
-    int64_t index;
-  };
-  std::vector<Item> best_;
+  // The place `at` is free, or its value falls out.
+  void insert(float value, int64_t index, size_t at) {
+    for (; at > 0 && value > values_[at - 1]; --at) {
+      values_[at] = values_[at - 1];
+      indices_[at] = indices_[at - 1];
+    }
+    values_[at] = value;
+    indices_[at] = index;
+  }
+
+  std::vector<float> values_;  // descending
   std::vector<int64_t> indices_;
-  size_t capacity_ = 0;
+  size_t size_ = 0;
 };
 
 // Chooses the experts of one token after the other; holds what every token needs again.
@@ -67,7 +73,8 @@ class Chooser {
       : how_(how),
         bias_(how.method == TopkMethod::kNoauxTc ? bias : nullptr),
         grouped_(how.method != TopkMethod::kGreedy && how.groups > 1),
-        choice_(static_cast<size_t>(how.experts)) {}
+        choice_(static_cast<size_t>(how.experts)),
+        group_scores_(static_cast<size_t>(how.groups)) {}
 
   std::span<const int64_t> choose(const float* scores) {
     for (size_t e = 0; e < choice_.size(); ++e) {
@@ -75,23 +82,21 @@ class Chooser {
     }
     experts_.start(how_.chosen);
     if (!grouped_) {
-      offer_range(0, how_.experts);
+      experts_.offer(choice_.data(), 0, how_.experts);
     } else {
       // Experts of the other groups are not offered at all, which is a mask of -inf.
       const int64_t size = how_.experts / how_.groups;
+      for (int64_t g = 0; g < how_.groups; ++g) {
+        group_scores_[static_cast<size_t>(g)] = group_score(g * size, size);
+      }
       groups_.start(how_.chosen_groups);
-      for (int64_t g = 0; g < how_.groups; ++g) groups_.offer(group_score(g * size, size), g);
-      for (const int64_t g : groups_.indices()) offer_range(g * size, size);
+      groups_.offer(group_scores_.data(), 0, how_.groups);
+      for (const int64_t g : groups_.indices()) experts_.offer(choice_.data(), g * size, size);
     }
     return experts_.indices();
   }
 
  private:
-  void offer_range(int64_t begin, int64_t count) {
-    for (int64_t e = begin; e < begin + count; ++e) {
-      experts_.offer(choice_[static_cast<size_t>(e)], e);
-    }
-  }
   float group_score(int64_t begin, int64_t size) const {
     float first = -std::numeric_limits<float>::infinity(), second = first;
     for (int64_t e = begin; e < begin + size; ++e) {
@@ -105,7 +110,7 @@ class Chooser {
   const Routing& how_;
   const float* bias_;
   const bool grouped_;
-  std::vector<float> choice_;
+  std::vector<float> choice_, group_scores_;
   Best experts_, groups_;
 };
 
@@ -239,12 +244,11 @@ double sequence_balance(const Tensor& f_BE, const Tensor& scores_TE, int64_t seq
         const float* s = scores + (block / blocks * S + t) * E;
         best.start(how.chosen);
         double total = static_cast<double>(kFloor);
-        for (int64_t e = 0; e < E; ++e) {
-          best.offer(s[e], e);
-          total += static_cast<double>(s[e]);
-        }
+        best.offer(s, 0, E);
         for (const int64_t e : best.indices()) ++count[e];
-        for (int64_t e = 0; e < E; ++e) share[e] += static_cast<double>(s[e]) / total;
+        for (int64_t e = 0; e < E; ++e) total += static_cast<double>(s[e]);
+        const double inverse = 1 / total;
+        for (int64_t e = 0; e < E; ++e) share[e] += static_cast<double>(s[e]) * inverse;
       }
     }
   });
