@@ -115,7 +115,7 @@ class AttentionInputs {
         k_rope(random_tensor("k_rope", spec.dtype, {spec.tokens(), spec.rope})),
         o(spec.dtype, {spec.tokens(), spec.heads * spec.v}),
         lse(DType::kF32, {spec.heads, spec.tokens()}),
-        scratch(size_t{1} << 32) {}
+        scratch(size_t{1} << 28) {}
 
   float scale() const { return 1 / std::sqrt(static_cast<float>(spec.d())); }
   ops::AttentionShape shape() const {
@@ -298,7 +298,7 @@ class LatentAttentionRun final : public OpRun {
         width_(spec.rank + spec.rope),
         q_(random_tensor("q", spec.dtype, {rows(), spec.heads * width_})),
         o_(spec.dtype, {rows(), spec.heads * spec.rank}),
-        scratch_(size_t{1} << 30) {
+        scratch_(size_t{1} << 28) {
     const int64_t longest = *std::ranges::max_element(spec.lengths);
     for (int64_t m = 0; m < (spec.one_cache ? 1 : rows()); ++m) {
       caches_.push_back(random_tensor(fmt::format("cache {}", m), spec.dtype, {longest, width_}));
