@@ -1,5 +1,7 @@
 #include "model/block.h"
 
+#include <algorithm>
+
 #include "ops/elementwise.h"
 
 namespace minke::model {
@@ -59,7 +61,7 @@ void Block::backward(const Tensor& dx_TD, const Layout& layout, const RopeTables
 }
 
 void Block::decode(const Tensor& x_MD, std::span<const CacheRow> rows, const RopeTables& tables,
-                   const Pass& pass) {
+                   const Tensor& forced_experts, const Tensor& chosen_experts, const Pass& pass) {
   const Arena::Scope scope(pass.saved);
   const Tensor normed = pass.saved.make(pass.activation(), x_MD.shape());
   input_norm_.forward(normed, x_MD);
@@ -67,7 +69,11 @@ void Block::decode(const Tensor& x_MD, std::span<const CacheRow> rows, const Rop
   post_norm_.forward(normed, x_MD);
   if (moe_) {
     Moe::Saved saved;
-    moe_->forward(x_MD, normed, 1, {}, false, saved, pass);
+    moe_->forward(x_MD, normed, 1, forced_experts, false, saved, pass);
+    if (!chosen_experts.empty()) {
+      std::ranges::copy(saved.route.experts_TK.span<int32_t>(),
+                        chosen_experts.span<int32_t>().begin());
+    }
   } else {
     Ffn::Saved saved;
     ffn_.forward(x_MD, normed, saved, pass);

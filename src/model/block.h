@@ -28,8 +28,10 @@ class Block {
   void backward(const Tensor& dx_TD, const Layout& layout, const RopeTables& tables,
                 float balance_scale, const Saved& saved, const Pass& pass);
   // x_MD FP32, in place; see Mla::decode. Needs no Saved: pass.saved is given back at the end.
+  // forced_experts, chosen_experts: I32 [M, K], to use instead of choosing, and to be told; may be
+  // empty.
   void decode(const Tensor& x_MD, std::span<const CacheRow> rows, const RopeTables& tables,
-              const Pass& pass);
+              const Tensor& forced_experts, const Tensor& chosen_experts, const Pass& pass);
 
   int64_t layer() const { return layer_; }
   Mla& mla() { return mla_; }

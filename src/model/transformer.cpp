@@ -320,13 +320,13 @@ Transformer::Losses Transformer::forward_backward(const Batch& batch, std::span<
   return out;
 }
 
-Transformer::Losses Transformer::evaluate(const Batch& batch,
+Transformer::Losses Transformer::evaluate(const Batch& batch, const Options& options,
                                           std::span<const std::span<float>> loss,
                                           std::span<const std::span<int32_t>> argmax,
                                           const Pass& pass) {
   const Arena::Scope scope(pass.saved);
   Saved saved;
-  forward(batch, {}, saved, pass);
+  forward(batch, options, saved, pass);
   Losses out;
   head_losses(batch, {}, saved, {}, loss, argmax, out, pass);
   return out;
@@ -337,7 +337,8 @@ void Transformer::logits(const Tensor& logits_MV, const Tensor& hidden_MD, const
 }
 
 void Transformer::decode(const Tensor& hidden_MD, std::span<const int32_t> tokens,
-                         std::span<const CacheRow> rows, const Pass& pass) {
+                         std::span<const CacheRow> rows, const DecodeRoutes& routes,
+                         const Pass& pass) {
   int32_t last = 0;
   for (const CacheRow& row : rows) last = std::max(last, row.position);
   tables_.reserve(last + int64_t{1});
@@ -345,7 +346,12 @@ void Transformer::decode(const Tensor& hidden_MD, std::span<const int32_t> token
   const Tensor x =
       pass.scratch.make(DType::kF32, {static_cast<int64_t>(rows.size()), config_.hidden_size});
   ops::embedding(x, embedding_.pieces()[0].value, tokens);
-  for (Block& block : blocks_) block.decode(x, rows, tables_, pass);
+  const auto at = [](std::span<const Tensor> of, size_t n) {
+    return of.empty() ? Tensor{} : of[n];
+  };
+  for (size_t n = 0; n < blocks_.size(); ++n) {
+    blocks_[n].decode(x, rows, tables_, at(routes.forced, n), at(routes.chosen, n), pass);
+  }
   norm_.forward(hidden_MD, x);
 }
 

@@ -103,14 +103,25 @@ class Transformer {
   Losses forward_backward(const Batch& batch, std::span<const float> scale, float balance_scale,
                           const Options& options, const Pass& pass);
   // Per token, by depth where given: -log p of the target and the most likely token.
-  Losses evaluate(const Batch& batch, std::span<const std::span<float>> loss,
+  Losses evaluate(const Batch& batch, const Options& options,
+                  std::span<const std::span<float>> loss,
                   std::span<const std::span<int32_t>> argmax, const Pass& pass);
 
   // logits_MV FP32 of hidden_MD (activation type).
   void logits(const Tensor& logits_MV, const Tensor& hidden_MD, const Pass& pass) const;
+  // Experts of a decode, by layer of the trunk: I32 [M, K], ascending in a row; empty tensors, or
+  // none at all, where the router chooses and nobody asks.
+  struct DecodeRoutes {
+    std::span<const Tensor> forced;  // to use instead of choosing
+    std::span<const Tensor> chosen;  // to be told what was used
+  };
   // The trunk on rows of caches; hidden_MD of the activation type, normed for the head.
   void decode(const Tensor& hidden_MD, std::span<const int32_t> tokens,
-              std::span<const CacheRow> rows, const Pass& pass);
+              std::span<const CacheRow> rows, const DecodeRoutes& routes, const Pass& pass);
+  void decode(const Tensor& hidden_MD, std::span<const int32_t> tokens,
+              std::span<const CacheRow> rows, const Pass& pass) {
+    decode(hidden_MD, tokens, rows, DecodeRoutes(), pass);
+  }
 
  private:
   void head_losses(const Batch& batch, std::span<const float> scale, Saved& saved,

@@ -58,7 +58,7 @@ Evaluation evaluate(model::Transformer& model, std::span<const int32_t> tokens,
     std::vector<std::vector<int32_t>> likely(D, std::vector<int32_t>(static_cast<size_t>(B * S)));
     const std::vector<std::span<float>> loss_spans(loss.begin(), loss.end());
     const std::vector<std::span<int32_t>> likely_spans(likely.begin(), likely.end());
-    model.evaluate(batch, loss_spans, likely_spans, pass);
+    model.evaluate(batch, {}, loss_spans, likely_spans, pass);
 
     for (int64_t b = 0; b < B; ++b) {
       const Window& window = windows[w + static_cast<size_t>(b)];
