@@ -3,27 +3,13 @@
 #include <algorithm>
 #include <cmath>
 
-#include "base/error.h"
+#include "ref/rope.h"
 #include "study/reference_tape.h"
 
 namespace minke::study {
 namespace {
 
 using Numbers = std::vector<double>;
-
-// Calls visit(even, odd, angle): the places of a pair in x and of its angle in cos and sin.
-template <typename Visit>
-void for_each_pair(const Tape::Rope& how, int64_t rows, Visit&& visit) {
-  const int64_t half = how.rope / 2;
-  for (int64_t t = 0; t < rows; ++t) {
-    for (int64_t h = 0; h < how.heads; ++h) {
-      for (int64_t i = 0; i < half; ++i) {
-        const int64_t even = (t * how.heads + h) * how.width + how.offset + 2 * i;
-        visit(even, even + 1, how.position[t] * half + i);
-      }
-    }
-  }
-}
 
 // The scores and values of one head at one position, and where its numbers lie.
 struct Head {
@@ -115,20 +101,15 @@ void attend_backward(const Head& head, const AttentionVars& x, const Numbers& st
 
 Tape::Var Tape::rope(Var x, const Rope& how) {
   const int64_t rows = std::ssize(x->value) / (how.heads * how.width);
+  const auto turn = [=](Numbers& to, const Numbers& from, bool inverse) {
+    ref::rope<double>(to, from, how.cos, how.sin, how.position, rows, how.heads, how.width,
+                      how.offset, how.rope / 2, inverse);
+  };
   const Var y = make(x->value.size());
-  y->value = x->value;
-  for_each_pair(how, rows, [&](int64_t even, int64_t odd, int64_t angle) {
-    const double c = how.cos[angle], s = how.sin[angle];
-    y->value[even] = x->value[even] * c - x->value[odd] * s;
-    y->value[odd] = x->value[even] * s + x->value[odd] * c;
-  });
+  turn(y->value, x->value, false);
   remember([=] {
-    Numbers dx = y->gradient;
-    for_each_pair(how, rows, [&](int64_t even, int64_t odd, int64_t angle) {
-      const double c = how.cos[angle], s = how.sin[angle];
-      dx[even] = y->gradient[even] * c + y->gradient[odd] * s;
-      dx[odd] = y->gradient[odd] * c - y->gradient[even] * s;
-    });
+    Numbers dx(y->gradient.size());
+    turn(dx, y->gradient, true);
     for (size_t i = 0; i < dx.size(); ++i) x->gradient[i] += dx[i];
   });
   return y;

@@ -1,0 +1,408 @@
+#include "study/verify.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "ref/router.h"
+#include "study/verify_bounds.h"
+#include "study/verify_engine.h"
+#include "study/verify_routes.h"
+
+namespace minke::study {
+namespace {
+
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
+
+std::string route_name(int64_t layer, const char* what) {
+  return fmt::format("route.{}.{}", layer, what);
+}
+
+// The kind of quantity that a name belongs to: one row of the table.
+std::string kind_of(const std::string& name) {
+  if (name.starts_with("grad.")) return "gradients";
+  if (name.starts_with("latent.")) return "latent";
+  if (name.ends_with(".weights")) return "gate weights";
+  if (name.ends_with(".bias_after")) return "bias after the update";
+  return name;
+}
+
+// Rows in the order in which people ask: the answer first, then what led to it.
+int rank_of(const std::string& kind) {
+  constexpr const char* kOrder[] = {"logits", "hidden",    "loss",         "balance",
+                                    "total",  "gradients", "gate weights", "counts",
+                                    "bias",   "latent",    "experts"};
+  int rank = 0;
+  for (const char* first : kOrder) {
+    if (kind.starts_with(first)) return rank;
+    ++rank;
+  }
+  return rank;
+}
+
+class Table {
+ public:
+  void add(const std::string& kind, const std::string& name, double error, double bound) {
+    const auto share = [](double e, double b) { return e == 0 ? 0 : b == 0 ? kInfinity : e / b; };
+    const auto at = std::ranges::find(verdicts_, kind, &Verdict::quantity);
+    if (at == verdicts_.end()) {
+      verdicts_.push_back({kind, 1, error, bound, name, ""});
+      return;
+    }
+    ++at->tensors;
+    if (share(error, bound) <= share(at->error, at->bound)) return;
+    at->error = error;
+    at->bound = bound;
+    at->worst = name;
+  }
+  void add(Verdict verdict) { verdicts_.push_back(std::move(verdict)); }
+
+  Verification finish() {
+    for (Verdict& v : verdicts_) {
+      if (v.worst == v.quantity) v.worst.clear();
+    }
+    std::ranges::stable_sort(verdicts_, {}, [](const Verdict& v) { return rank_of(v.quantity); });
+    return {std::move(verdicts_)};
+  }
+
+ private:
+  std::vector<Verdict> verdicts_;
+};
+
+int64_t count_differences(std::span<const int32_t> a, std::span<const int32_t> b) {
+  int64_t count = 0;
+  for (size_t i = 0; i < a.size(); ++i) count += a[i] != b[i] ? 1 : 0;
+  return count;
+}
+
+// The bias is FP32 in the engine and in the file: each rounds once or twice, to 2^-24 of what is
+// there.
+double bias_bound(std::span<const double> want, double gamma) {
+  double largest = 0;
+  for (const double b : want) largest = std::max(largest, std::abs(b));
+  return 4 * kRoundoffF32 * (largest + gamma);
+}
+
+// Everything that has the name of a golden number against it.
+void compare_numbers(Table& table, const ReferenceResult& got, const Values& want,
+                     const GoldenFolder& folder,
+                     const std::function<double(const std::string&)>& bound) {
+  for (const auto& [name, numbers] : want) {
+    if (!folder.has(name)) continue;
+    const std::vector<double>& mine = got.numbers.at(name);
+    if (name.ends_with(".bias_after")) {
+      table.add(kind_of(name), name, largest_error(mine, numbers),
+                bias_bound(numbers, folder.batch.gamma));
+    } else {
+      table.add(kind_of(name), name, relative_error(mine, numbers), bound(name));
+    }
+  }
+  for (const auto& [layer, counts] : folder.golden.counts) {
+    double error = 0;
+    for (size_t e = 0; e < counts.size(); ++e) {
+      error += std::abs(static_cast<double>(got.counts.at(layer)[e] - counts[e]));
+    }
+    table.add("counts", route_name(layer, "counts"), error, 0);
+  }
+}
+
+// Keeps of hidden and latents what decode computes: each sequence's first `lengths` tokens.
+void keep_decoded(Values& numbers, const std::vector<int64_t>& lengths, int64_t positions) {
+  for (auto& [name, values] : numbers) {
+    if (name != "hidden" && !name.starts_with("latent.")) continue;
+    const int64_t row = std::ssize(values) / std::ssize(lengths);
+    for (size_t b = 0; b < lengths.size(); ++b) {
+      const auto begin = values.begin() + static_cast<int64_t>(b) * row;
+      std::fill(begin + row / positions * lengths[b], begin + row, 0.0);
+    }
+  }
+}
+
+// What absorbed decode leaves in its cache and gives to the head.
+void compare_decoded(Table& table, const ReferenceResult& decoded, const GoldenFolder& folder,
+                     const std::function<double(const std::string&)>& bound,
+                     const std::vector<int64_t>& lengths) {
+  Values want;
+  for (const auto& [name, numbers] : decoded.numbers) {
+    if (folder.has(name)) want[name] = folder.golden.numbers.at(name);
+  }
+  keep_decoded(want, lengths, folder.batch.positions);
+  for (const auto& [name, numbers] : want) {
+    table.add(name == "hidden" ? "hidden, decoded" : "latent cache, decoded", name,
+              relative_error(decoded.numbers.at(name), numbers), bound(name));
+  }
+}
+
+std::string text_note(int64_t agrees, int64_t of) {
+  return agrees == of ? fmt::format("all {} tokens agree", of)
+                      : fmt::format("agrees for {} of {} tokens", agrees, of);
+}
+
+Verification verify_f32(const GoldenFolder& folder, Engine& engine) {
+  Table table;
+  const auto bound = [](const std::string&) { return kBoundF32; };
+  const ReferenceResult got = engine.run({});
+  compare_numbers(table, got, folder.golden.numbers, folder, bound);
+  for (const auto& [layer, experts] : folder.golden.experts) {
+    table.add("experts", route_name(layer, "experts"),
+              static_cast<double>(count_differences(got.experts.at(layer), experts)), 0);
+  }
+  compare_decoded(table, engine.run_decoded({}), folder, bound, engine.decoded_lengths());
+  if (!folder.greedy.empty()) {
+    const std::vector<int32_t> text = engine.continue_greedily().tokens;
+    const auto agrees = std::ranges::mismatch(text, folder.greedy).in1 - text.begin();
+    table.add({"greedy text", 1, static_cast<double>(count_differences(text, folder.greedy)), 0, "",
+               text_note(agrees, std::ssize(text))});
+  }
+  return table.finish();
+}
+
+// A verification in BF16.
+class RoundedVerification {
+ public:
+  RoundedVerification(const GoldenFolder& folder, Engine& engine)
+      : folder_(folder),
+        engine_(engine),
+        model_(folder.config.model, read_weights(*folder.files, folder.config.model)),
+        how_(reference_routing(folder.config.model)) {}
+
+  Verification run() {
+    forced();
+    decoded();
+    free();
+    text();
+    return table_.finish();
+  }
+
+ private:
+  // With the oracle's experts.
+  void forced() {
+    ReferenceOptions options;
+    options.gradients = folder_.has_gradients();
+    options.forced = folder_.golden.experts;
+    exact_ = model_.run(folder_.batch, options);
+    const ReferenceResult got = engine_.run(exact_.experts);
+
+    Values want = folder_.golden.numbers;
+    const int64_t other = adopt_fractions(got, options);
+    if (other > 0) {
+      exact_ = model_.run(folder_.batch, options);
+      for (auto& [name, numbers] : want) {
+        if (!name.ends_with(".bias_after")) numbers = exact_.numbers.at(name);
+      }
+    }
+    const Bounds bounds = derive_bounds(model_, folder_.batch, options, exact_);
+    compare_numbers(table_, got, want, folder_,
+                    [&](const std::string& name) { return bounds.relative.at(name); });
+    if (other > 0) judge_fractions(got, bounds, other);
+  }
+
+  // The unbiased, ungrouped choice that the balance loss counts.
+  std::vector<int32_t> counted(std::span<const double> scores) const {
+    return ref::largest(scores, how_.chosen);
+  }
+  // Calls visit(layer, scores of got, scores of the reference, sequence) for every token of every
+  // MoE layer.
+  template <typename Visit>
+  void for_each_scores(const ReferenceResult& got, Visit&& visit) const {
+    for (const auto& [layer, experts] : exact_.experts) {
+      const auto& mine = got.numbers.at(route_name(layer, "scores"));
+      const auto& exact = exact_.numbers.at(route_name(layer, "scores"));
+      const int64_t T = std::ssize(mine) / how_.experts;
+      for (int64_t t = 0; t < T; ++t) {
+        const auto row = [&](const std::vector<double>& of) {
+          return std::span(of).subspan(t * how_.experts, how_.experts);
+        };
+        visit(layer, row(mine), row(exact), t / (T / folder_.batch.sequences));
+      }
+    }
+  }
+
+  // Where the engine counts another expert, the reference is to count it, too. Returns how many.
+  int64_t adopt_fractions(const ReferenceResult& got, ReferenceOptions& options) const {
+    int64_t other = 0;
+    for_each_scores(got, [&](int64_t, auto mine, auto exact, int64_t) {
+      if (counted(mine) != counted(exact)) ++other;
+    });
+    if (other == 0) return 0;
+    for (const auto& [layer, experts] : exact_.experts) {
+      const auto& scores = got.numbers.at(route_name(layer, "scores"));
+      std::vector<double> f(folder_.batch.sequences * how_.experts);
+      const int64_t T = std::ssize(scores) / how_.experts;
+      ref::balance_fractions(f, scores, folder_.batch.sequences, T / folder_.batch.sequences, how_);
+      options.fractions[route_name(layer, "fractions")] = std::move(f);
+    }
+    return other;
+  }
+
+  void judge_fractions(const ReferenceResult& got, const Bounds& bounds, int64_t other) {
+    ref::Routing plain = how_;
+    plain.method = ref::TopkMethod::kGreedy;
+    Worst worst;
+    for_each_scores(got, [&](int64_t layer, auto mine, auto exact, int64_t) {
+      worst.add(smallest_score_error(counted(mine), exact, {}, plain),
+                bounds.absolute.at(route_name(layer, "scores")), fmt::format("layer {}", layer));
+    });
+    table_.add({"experts counted for balance", 1, worst.error, worst.bound, worst.where,
+                fmt::format("{} counted otherwise", other)});
+  }
+
+  void decoded() {
+    const std::vector<int64_t> lengths = engine_.decoded_lengths();
+    const auto only = [&](Values& numbers) {
+      keep_decoded(numbers, lengths, folder_.batch.positions);
+    };
+    ReferenceOptions options;
+    options.gradients = false;
+    options.absorbed = true;
+    options.depths = 0;
+    options.forced = exact_.experts;
+    const ReferenceResult exact = model_.run(folder_.batch, options);
+    const Bounds bounds = derive_bounds(model_, folder_.batch, options, exact, only);
+    compare_decoded(
+        table_, engine_.run_decoded(exact_.experts), folder_,
+        [&](const std::string& name) { return bounds.relative.at(name); }, lengths);
+  }
+
+  struct Worst {
+    double error = 0, bound = 0;
+    std::string where;
+    void add(double its_error, double its_bound, std::string its_where) {
+      if (!(its_error > 0) || its_error / its_bound <= (bound == 0 ? 0 : error / bound)) return;
+      error = its_error;
+      bound = its_bound;
+      where = std::move(its_where);
+    }
+  };
+
+  // How often the engine's experts are not those that the reference, with the engine's in all
+  // layers before, chooses.
+  struct OtherChoices {
+    int64_t count = 0, of = 0;
+    int64_t first_row = std::numeric_limits<int64_t>::max();  // the first token with one
+  };
+  OtherChoices count_other(const ReferenceResult& exact) const {
+    OtherChoices out;
+    for_each_choice(exact, [&](int64_t, int64_t row, double error) {
+      ++out.of;
+      if (error == 0) return;
+      ++out.count;
+      out.first_row = std::min(out.first_row, row);
+    });
+    return out;
+  }
+  // Calls visit(layer, row, the score error that explains the choice) for every choice.
+  template <typename Visit>
+  void for_each_choice(const ReferenceResult& exact, Visit&& visit) const {
+    for (const auto& [layer, experts] : exact.experts) {
+      const auto& scores = exact.numbers.at(route_name(layer, "scores"));
+      const auto bias = model_.weights().find(
+          fmt::format("model.layers.{}.mlp.gate.e_score_correction_bias", layer));
+      const std::vector<double> none;
+      for (int64_t t = 0; t < std::ssize(experts) / how_.chosen; ++t) {
+        visit(layer, t,
+              smallest_score_error(std::span(experts).subspan(t * how_.chosen, how_.chosen),
+                                   std::span(scores).subspan(t * how_.experts, how_.experts),
+                                   bias == model_.weights().end() ? none : bias->second, how_));
+      }
+    }
+  }
+  void judge_choices(const char* quantity, const ReferenceResult& exact, const Bounds& bounds,
+                     const OtherChoices& other) {
+    Worst worst;
+    for_each_choice(exact, [&](int64_t layer, int64_t row, double error) {
+      worst.add(error, bounds.absolute.at(route_name(layer, "scores")),
+                fmt::format("layer {}, token {}", layer, row));
+    });
+    table_.add({quantity, 1, worst.error, worst.bound, worst.where,
+                fmt::format("{} of {} choices differ", other.count, other.of)});
+  }
+
+  // With the engine's own experts.
+  void free() {
+    if (exact_.experts.empty()) return;
+    ReferenceOptions options;
+    options.gradients = false;
+    options.forced = engine_.run({}).experts;
+    const ReferenceResult exact = model_.run(folder_.batch, options);
+    const OtherChoices other = count_other(exact);
+    const Bounds bounds =
+        other.count == 0 ? no_bounds(exact) : derive_bounds(model_, folder_.batch, options, exact);
+    judge_choices("experts, chosen freely", exact, bounds, other);
+  }
+  static Bounds no_bounds(const ReferenceResult& exact) {
+    Bounds out;
+    for (const auto& [name, numbers] : exact.numbers) out.absolute[name] = 0;
+    return out;
+  }
+
+  void text() {
+    if (folder_.greedy.empty()) return;
+    const Engine::Text text = engine_.continue_greedily();
+    ReferenceBatch batch;
+    batch.sequences = 1;
+    batch.tokens = folder_.prompt;
+    batch.tokens.insert(batch.tokens.end(), text.tokens.begin(), text.tokens.end() - 1);
+    batch.positions = std::ssize(batch.tokens);
+    ReferenceOptions options;
+    options.gradients = false;
+    options.absorbed = true;
+    options.depths = 0;
+    options.forced = text.experts;
+    const ReferenceResult exact = model_.run(batch, options);
+    const OtherChoices other = count_other(exact);
+    const std::vector<double> gaps = logit_gaps(text.tokens, exact);
+    const double gap = *std::ranges::max_element(gaps);
+    const bool equal = other.count == 0 && gap == 0;
+    const Bounds bounds = equal ? no_bounds(exact) : derive_bounds(model_, batch, options, exact);
+    if (!exact.experts.empty()) judge_choices("experts, in the text", exact, bounds, other);
+
+    Verdict verdict{"greedy text", 1, gap / 2, bounds.absolute.at("logits.0"), "", ""};
+    const auto agrees =
+        std::ranges::mismatch(text.tokens, folder_.greedy).in1 - text.tokens.begin();
+    verdict.note = text_note(agrees, std::ssize(text.tokens));
+    if (agrees < std::ssize(text.tokens)) {
+      // Token `agrees` was chosen from what the rows before it made of the prompt and the text.
+      const bool routed_elsewhere = other.first_row < std::ssize(folder_.prompt) + agrees;
+      if (routed_elsewhere) verdict.note += ", to where an expert differs";
+      if (!routed_elsewhere && gaps[agrees] > 0) verdict.note += ", to a near tie of logits";
+      if (!routed_elsewhere && gaps[agrees] == 0) verdict.error = kInfinity;
+    }
+    table_.add(std::move(verdict));
+  }
+  // By which the reference prefers another token to each of the engine's. Two logits that swap are
+  // each off by half of it.
+  std::vector<double> logit_gaps(const std::vector<int32_t>& tokens,
+                                 const ReferenceResult& exact) const {
+    const int64_t V = folder_.config.model.vocab_size;
+    const std::vector<double>& logits = exact.numbers.at("logits.0");
+    std::vector<double> out;
+    for (size_t i = 0; i < tokens.size(); ++i) {
+      const int64_t position = std::ssize(folder_.prompt) - 1 + static_cast<int64_t>(i);
+      const auto row = std::span(logits).subspan(position * V, V);
+      out.push_back(*std::ranges::max_element(row) - row[tokens[i]]);
+    }
+    return out;
+  }
+
+  const GoldenFolder& folder_;
+  Engine& engine_;
+  ReferenceModel model_;
+  ref::Routing how_;
+  ReferenceResult exact_;
+  Table table_;
+};
+
+}  // namespace
+
+bool Verification::passed() const {
+  return std::ranges::all_of(verdicts, [](const Verdict& v) { return v.passed(); });
+}
+
+Verification verify(const GoldenFolder& folder, const VerifyOptions& options) {
+  Engine engine(folder, options.precision, options.change);
+  if (options.precision == model::Precision::kF32) return verify_f32(folder, engine);
+  return RoundedVerification(folder, engine).run();
+}
+
+}  // namespace minke::study

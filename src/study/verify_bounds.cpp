@@ -1,0 +1,68 @@
+#include "study/verify_bounds.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "base/error.h"
+#include "base/thread_pool.h"
+#include "study/verify.h"
+
+namespace minke::study {
+
+double relative_error(std::span<const double> got, std::span<const double> want) {
+  MINKE_CHECK(got.size() == want.size(), "{} numbers against {}", got.size(), want.size());
+  double difference = 0, norm = 0;
+  for (size_t i = 0; i < want.size(); ++i) {
+    difference += (got[i] - want[i]) * (got[i] - want[i]);
+    norm += want[i] * want[i];
+  }
+  if (difference == 0) return 0;
+  return norm == 0 ? std::numeric_limits<double>::infinity() : std::sqrt(difference / norm);
+}
+
+double largest_error(std::span<const double> got, std::span<const double> want) {
+  MINKE_CHECK(got.size() == want.size(), "{} numbers against {}", got.size(), want.size());
+  double largest = 0;
+  for (size_t i = 0; i < want.size(); ++i) {
+    const double error = std::abs(got[i] - want[i]);
+    if (!(error <= largest)) largest = error;  // NaN stays
+  }
+  return largest;
+}
+
+Bounds derive_bounds(const ReferenceModel& model, const ReferenceBatch& batch,
+                     ReferenceOptions options, const ReferenceResult& exact,
+                     const std::function<void(Values&)>& only) {
+  options.forced = exact.experts;
+  for (const auto& [name, value] : exact.numbers) {
+    if (name.ends_with(".fractions")) options.fractions[name] = value;
+  }
+  Values want = exact.numbers;
+  if (only) only(want);
+  std::vector<Bounds> runs(kRuns);
+  parallel_for(kRuns, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t run = begin; run < end; ++run) {
+      ReferenceOptions rounded = options;
+      rounded.rounding = {kRoundoffBF16, static_cast<uint64_t>(run) + 1};
+      ReferenceResult result = model.run(batch, rounded);
+      if (only) only(result.numbers);
+      for (const auto& [name, numbers] : result.numbers) {
+        runs[run].relative[name] = relative_error(numbers, want.at(name));
+        runs[run].absolute[name] = largest_error(numbers, want.at(name));
+      }
+    }
+  });
+  Bounds out;
+  for (const Bounds& run : runs) {
+    for (const auto& [name, error] : run.relative) {
+      out.relative[name] = std::max(out.relative[name], error);
+    }
+    for (const auto& [name, error] : run.absolute) {
+      out.absolute[name] = std::max(out.absolute[name], error);
+    }
+  }
+  return out;
+}
+
+}  // namespace minke::study
