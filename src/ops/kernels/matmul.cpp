@@ -154,72 +154,106 @@ template <int kRows>
   add_pairs<2>(total, left, row_stride, right);
 }
 
-template <typename Out>
-inline void finish(Out* out, Vec total, bool accumulate, int cols) {
-  if (cols <= 0) return;
-  const int n = cols < kLanes ? cols : kLanes;
-  if (accumulate) total = load_n(out, n) + total;
-  store_n(out, total, n);
-}
-
 // Totals wait for their place in memory at the end, so it is asked for at the beginning.
 template <typename Out, int kRows>
 inline void fetch_out(const Tile& t, int column) {
-  for (int r = 0; r < kRows; ++r) {
-    const Out* row = static_cast<const Out*>(t.out) + r * t.out_stride + column;
+  const Out* row = static_cast<const Out*>(t.out) + column;
+#pragma GCC unroll 16
+  for (int r = 0; r < kRows; ++r, row += t.out_stride) {
     __builtin_prefetch(row, 1);
-    __builtin_prefetch(row + kColumns - 1, 1);
+    if (sizeof(Out) * kColumns > kCacheLine) __builtin_prefetch(row + kLanes, 1);
+  }
+}
+
+template <int kRows>
+[[gnu::always_inline]] inline void load_totals(Vec (&total)[kRows][kVectors], const float* from,
+                                               int64_t stride) {
+#pragma GCC unroll 16
+  for (int r = 0; r < kRows; ++r, from += stride) {
+    total[r][0] = load(from);
+    total[r][1] = load(from + kLanes);
+  }
+}
+
+template <int kRows, typename Out>
+[[gnu::always_inline]] inline void store_totals(const Vec (&total)[kRows][kVectors], Out* to,
+                                                int64_t stride) {
+#pragma GCC unroll 16
+  for (int r = 0; r < kRows; ++r, to += stride) {
+    store(to, total[r][0]);
+    store(to + kLanes, total[r][1]);
+  }
+}
+
+template <int kRows, typename Out>
+[[gnu::always_inline]] inline void add_to_out(const Vec (&total)[kRows][kVectors], Out* to,
+                                              int64_t stride) {
+#pragma GCC unroll 16
+  for (int r = 0; r < kRows; ++r, to += stride) {
+    store(to, load(to) + total[r][0]);
+    store(to + kLanes, load(to + kLanes) + total[r][1]);
+  }
+}
+
+// The last columns of a matrix, fewer than a tile has, from the totals in memory.
+template <typename Out>
+[[gnu::noinline]] void finish_edge(const Tile& t, int column, int rows) {
+  for (int r = 0; r < rows; ++r) {
+    const float* total = t.totals + r * kTotalsStride + column;
+    Out* out = static_cast<Out*>(t.out) + r * t.out_stride + column;
+    for_each_vector(t.cols - column, [&](int64_t i, int n) {
+      const Vec sum = load_n(total + i, n);
+      store_n(out + i, t.accumulate ? load_n(out + i, n) + sum : sum, n);
+    });
+  }
+}
+
+template <typename Out, int kRows>
+[[gnu::always_inline]] inline void finish(const Vec (&total)[kRows][kVectors], const Tile& t,
+                                          int column) {
+  const bool whole = t.cols - column >= kColumns;
+  Out* out = static_cast<Out*>(t.out) + column;
+  if (!t.last || !whole) {
+    store_totals(total, t.totals + column, kTotalsStride);
+    if (t.last) finish_edge<Out>(t, column, kRows);
+  } else if (t.accumulate) {
+    add_to_out(total, out, t.out_stride);
+  } else {
+    store_totals(total, out, t.out_stride);
   }
 }
 
 // kColumns columns of a panel, from `column` on.
 template <typename X, typename Out, int kRows>
 inline void tile_columns(const Tile& t, int column) {
-  Vec total[kRows][kVectors];
+  Vec total[kRows][kVectors] = {};
   if (t.last) fetch_out<Out, kRows>(t, column);
-#pragma GCC unroll 16
-  for (int r = 0; r < kRows; ++r) {
-#pragma GCC unroll 2
-    for (int v = 0; v < kVectors; ++v) {
-      const float* from = t.totals + r * kTotalsStride + column + v * kLanes;
-      total[r][v] = t.first ? zero() : load(from);
-    }
-  }
+  if (!t.first) load_totals(total, t.totals + column, kTotalsStride);
   const std::byte* left = t.left;
   const auto* right = reinterpret_cast<const X*>(t.right + column * kUnitBytes);
   const std::byte* ahead = t.ahead;
+  const int64_t units = t.units, row_stride = t.row_stride, unit_stride = t.unit_stride,
+                ahead_stride = t.ahead_stride;
   int64_t u = 0;
-  for (; u + kUnitsPerLine <= t.units; u += kUnitsPerLine) {
+  for (; u + kUnitsPerLine <= units; u += kUnitsPerLine) {
     __builtin_prefetch(ahead, 0, 2);
-    ahead += t.ahead_stride;
+    ahead += ahead_stride;
 #pragma GCC unroll 2
     for (int64_t i = 0; i < kUnitsPerLine; ++i) {
-      add_unit(total, left, t.row_stride, right);
-      left += t.unit_stride;
+      add_unit(total, left, row_stride, right);
+      left += unit_stride;
       right += kPanel * kNumbersPerUnit<X>;
     }
   }
-  for (; u < t.units; ++u) {
-    add_unit(total, left, t.row_stride, right);
-    left += t.unit_stride;
+  for (; u < units; ++u) {
+    add_unit(total, left, row_stride, right);
+    left += unit_stride;
     right += kPanel * kNumbersPerUnit<X>;
   }
   if constexpr (kNumbersPerUnit<X> == 2) {
-    if (t.half) add_pairs<1>(total, left, t.row_stride, right);
+    if (t.half) add_pairs<1>(total, left, row_stride, right);
   }
-#pragma GCC unroll 16
-  for (int r = 0; r < kRows; ++r) {
-#pragma GCC unroll 2
-    for (int v = 0; v < kVectors; ++v) {
-      const int c = column + v * kLanes;
-      if (t.last) {
-        finish(static_cast<Out*>(t.out) + r * t.out_stride + c, total[r][v], t.accumulate,
-               t.cols - c);
-      } else {
-        store(t.totals + r * kTotalsStride + c, total[r][v]);
-      }
-    }
-  }
+  finish<Out>(total, t, column);
 }
 
 template <typename X, typename Out, int kRows>
