@@ -6,7 +6,10 @@
 #include <new>
 #include <string>
 
+#include "app/chat_command.h"
+#include "app/generate_command.h"
 #include "app/inspect_command.h"
+#include "app/train_command.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "base/thread_pool.h"
@@ -59,6 +62,9 @@ int run(int argc, char** argv) {
     set_thread_count(threads);
   });
 
+  add_generate_command(app);
+  add_chat_command(app);
+  add_train_command(app);
   add_inspect_command(app);
 
   if (argc == 1) {

@@ -1,0 +1,174 @@
+#include "app/chat_command.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <csignal>
+#include <memory>
+#include <optional>
+
+#include "app/text_options.h"
+#include "base/error.h"
+#include "infer/text_model.h"
+#include "text/chat.h"
+
+namespace minke::app {
+namespace {
+
+struct Options {
+  TextOptions text;
+  std::string system;
+};
+
+// Ctrl-C stops an answer, and never the conversation: it only sets this.
+volatile std::sig_atomic_t g_stop = 0;
+
+void catch_ctrl_c() {
+  struct sigaction action {};
+  action.sa_handler = [](int) { g_stop = 1; };
+  sigemptyset(&action.sa_mask);
+  action.sa_flags = 0;  // a read of the next line returns, so that a prompt can be shown again
+  MINKE_CHECK(::sigaction(SIGINT, &action, nullptr) == 0);
+}
+
+// Lines of standard input, also where it is no terminal.
+class Lines {
+ public:
+  Lines() : terminal_(::isatty(STDIN_FILENO) == 1) {}
+
+  // The next line without its end; nothing at the end of input.
+  std::optional<std::string> next() {
+    prompt();
+    for (;;) {
+      const size_t end = held_.find('\n');
+      if (end != std::string::npos) return take(end);
+      char buffer[4096];
+      const ssize_t got = ::read(STDIN_FILENO, buffer, sizeof buffer);
+      if (got > 0) {
+        held_.append(buffer, static_cast<size_t>(got));
+      } else if (got < 0 && errno == EINTR) {
+        if (terminal_) fmt::print(stderr, "\n(/exit or Ctrl-D leaves)\n");
+        prompt();
+      } else if (got < 0) {
+        fail("standard input: cannot be read");
+      } else {
+        if (terminal_) fmt::print(stderr, "\n");
+        return held_.empty() ? std::nullopt : take(held_.size());
+      }
+    }
+  }
+
+ private:
+  void prompt() const {
+    if (terminal_) fmt::print(stderr, "> ");
+  }
+  std::optional<std::string> take(size_t end) {
+    std::string line = held_.substr(0, end);
+    held_.erase(0, end + 1);
+    if (line.ends_with('\r')) line.pop_back();
+    return line;
+  }
+
+  bool terminal_;
+  std::string held_;
+};
+
+// What has been said, and how the next answer begins.
+class Conversation {
+ public:
+  Conversation(const infer::TextModel& model, const std::string& system)
+      : model_(model), tuned_(text::has_chat_format(model.tokenizer())) {
+    if (!tuned_ && !model.tokenizer().chat_template().empty()) {
+      fail("the model's chat_template is of no format that minke knows; `minke generate` works");
+    }
+    if (!tuned_) {
+      fmt::print(stderr,
+                 "this model was never tuned to chat (no chat_template in tokenizer_config.json): "
+                 "it continues what you write\n");
+    }
+    if (system.empty()) return;
+    if (!tuned_) fail("--system: this model was never tuned to chat, so it knows no instructions");
+    system_.push_back({"system", system});
+    messages_ = system_;
+  }
+
+  void begin_anew() {
+    messages_ = system_;
+    text_.clear();
+  }
+
+  std::vector<int32_t> prompt(const std::string& line) const {
+    if (!tuned_) {
+      const std::string said = text_.empty() ? line : text_ + "\n" + line;
+      return model_.encode_document(said);
+    }
+    std::vector<text::Message> messages = messages_;
+    messages.push_back({"user", line});
+    return text::encode_chat(model_.tokenizer(), messages, true);
+  }
+  void add(const std::string& line, const std::string& answer) {
+    text_ += (text_.empty() ? "" : "\n") + line + answer;
+    messages_.push_back({"user", line});
+    messages_.push_back({"assistant", answer});
+  }
+
+ private:
+  const infer::TextModel& model_;
+  bool tuned_;
+  std::vector<text::Message> system_, messages_;
+  std::string text_;  // all of it, where the model only continues
+};
+
+void answer(infer::TextModel& model, const Options& options, Conversation& conversation,
+            const std::string& line) {
+  g_stop = 0;
+  std::string said;
+  const auto on_text = [&](std::string_view text) {
+    print_now(text);
+    said += text;
+  };
+  const std::vector<int32_t> prompt = conversation.prompt(line);
+  const infer::Generation generation = model.write(
+      prompt, options.text.sampling, options.text.max_tokens, on_text, [] { return g_stop != 0; });
+  if (generation.tokens.empty() && generation.stop == infer::Stop::kInterrupted) return;
+  if (!said.ends_with('\n')) print_now("\n");
+  if (generation.stop == infer::Stop::kContext) {
+    fmt::print(stderr, "(the context is full: /new begins another conversation)\n");
+  }
+  conversation.add(line, said);
+}
+
+void run(const Options& options) {
+  options.text.sampling.check();
+  infer::TextModel model(options.text.model, precision_of(options.text), options.text.prefill_rows);
+  Conversation conversation(model, options.system);
+  catch_ctrl_c();
+  Lines lines;
+  while (const std::optional<std::string> line = lines.next()) {
+    if (*line == "/exit") return;
+    if (*line == "/new") conversation.begin_anew();
+    if (line->empty() || *line == "/new") continue;
+    try {
+      answer(model, options, conversation, *line);
+    } catch (const Error& error) {
+      // This answer's fault alone, say a context that it does not fit.
+      fmt::print(stderr, "minke: {}\n", error.what());
+    }
+  }
+}
+
+}  // namespace
+
+void add_chat_command(CLI::App& app) {
+  const auto options = std::make_shared<Options>();
+  options->text.max_tokens = 1024;
+  CLI::App* command = app.add_subcommand(
+      "chat",
+      "Talk to a model, a line at a time: /exit leaves, /new forgets, Ctrl-C stops an answer");
+  add_text_options(*command, options->text);
+  command->add_option("--system", options->system, "What the model is told before all else");
+  command->callback([options] { run(*options); });
+}
+
+}  // namespace minke::app

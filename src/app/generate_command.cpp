@@ -1,0 +1,58 @@
+#include "app/generate_command.h"
+
+#include <fmt/format.h>
+
+#include <cstdio>
+#include <memory>
+
+#include "app/text_options.h"
+#include "base/error.h"
+#include "base/file.h"
+#include "base/interrupt.h"
+#include "infer/text_model.h"
+
+namespace minke::app {
+namespace {
+
+struct Options {
+  TextOptions text;
+  std::string prompt, prompt_file;
+};
+
+std::string read_prompt(const Options& options) {
+  if (options.prompt_file.empty()) return options.prompt;
+  return options.prompt_file == "-" ? read_standard_input() : read_file(options.prompt_file);
+}
+
+void run(const Options& options) {
+  options.text.sampling.check();
+  const std::string prompt = read_prompt(options);
+  infer::TextModel model(options.text.model, precision_of(options.text), options.text.prefill_rows);
+  const std::vector<int32_t> ids = model.encode_document(prompt);
+  catch_interrupts();
+  std::string last;
+  const auto on_text = [&](std::string_view text) {
+    print_now(text);
+    last = text;
+  };
+  const infer::Generation generation =
+      model.write(ids, options.text.sampling, options.text.max_tokens, on_text, interrupted);
+  if (!last.ends_with('\n')) print_now("\n");
+  fmt::print(stderr, "{}\n", statistics(generation));
+}
+
+}  // namespace
+
+void add_generate_command(CLI::App& app) {
+  const auto options = std::make_shared<Options>();
+  CLI::App* command = app.add_subcommand("generate", "Continue a text, as the model would");
+  add_text_options(*command, options->text);
+  auto* prompt = command->add_option_group("prompt", "The text to continue");
+  prompt->add_option("--prompt,-p", options->prompt, "The text itself");
+  prompt->add_option("--prompt-file", options->prompt_file,
+                     "The file that holds it; - is standard input");
+  prompt->require_option(1);
+  command->callback([options] { run(*options); });
+}
+
+}  // namespace minke::app

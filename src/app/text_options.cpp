@@ -1,0 +1,70 @@
+#include "app/text_options.h"
+
+#include <fmt/format.h>
+
+#include <cstdio>
+#include <iostream>
+#include <iterator>
+
+#include "base/error.h"
+#include "base/progress.h"
+
+namespace minke::app {
+
+void add_text_options(CLI::App& command, TextOptions& options) {
+  command.add_option("model", options.model, "A model's folder, or a run's")->required();
+  command.add_option("--precision", options.precision, "What is computed in")
+      ->check(CLI::IsMember({"fp32", "bf16"}))
+      ->capture_default_str();
+  command.add_option("--max-tokens", options.max_tokens, "Tokens to write at most")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  infer::Sampling& sampling = options.sampling;
+  command
+      .add_option("--temperature", sampling.temperature,
+                  "Divides the logits: below 1 plays safe, above 1 dares; 0 takes the likeliest")
+      ->capture_default_str();
+  command.add_option("--top-k", sampling.top_k, "Only the k likeliest tokens; 0: all")
+      ->capture_default_str();
+  command
+      .add_option("--top-p", sampling.top_p,
+                  "Only the likeliest tokens that together reach this probability; 1: all")
+      ->capture_default_str();
+  command
+      .add_option("--min-p", sampling.min_p,
+                  "Only tokens at least this likely, as a fraction of the likeliest; 0: all")
+      ->capture_default_str();
+  command.add_option("--seed", sampling.seed, "The same seed writes the same text")
+      ->capture_default_str();
+  command
+      .add_option("--prefill", options.prefill_rows,
+                  "Tokens of the prompt computed at once; the text does not depend on it")
+      ->check(CLI::Range(1, 4096))
+      ->capture_default_str();
+}
+
+model::Precision precision_of(const TextOptions& options) {
+  return options.precision == "fp32" ? model::Precision::kF32 : model::Precision::kBF16;
+}
+
+std::string read_standard_input() {
+  std::string out(std::istreambuf_iterator<char>(std::cin), {});
+  if (std::cin.bad()) fail("standard input: cannot be read");
+  return out;
+}
+
+void print_now(std::string_view text) {
+  if (std::fwrite(text.data(), 1, text.size(), stdout) != text.size() || std::fflush(stdout) != 0) {
+    fail("standard output: cannot be written");
+  }
+}
+
+std::string statistics(const infer::Generation& g) {
+  std::string out = fmt::format("prompt: {} tokens", g.prefill);
+  if (g.reused > 0) out += fmt::format(" and {} kept from before", g.reused);
+  out += fmt::format(", {:.1f} tokens/s; written: {} tokens", g.prefill_rate(), g.tokens.size());
+  if (g.steps > 0) out += fmt::format(", {:.1f} tokens/s", g.decode_rate());
+  return out + fmt::format(" ({})", infer::name_of(g.stop));
+}
+
+}  // namespace minke::app

@@ -1,0 +1,34 @@
+// Flags that `generate` and `chat` share: which model, and how its tokens are chosen.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <string>
+
+#include "infer/generation.h"
+#include "infer/sampler.h"
+
+namespace minke::app {
+
+struct TextOptions {
+  std::string model;
+  std::string precision = "bf16";
+  int64_t max_tokens = 256;
+  // A little colder than the model itself, and without its long tail: a small model's own
+  // distribution wanders.
+  infer::Sampling sampling{.temperature = 0.8, .top_k = 0, .top_p = 0.95, .min_p = 0, .seed = 0};
+  int64_t prefill_rows = 64;
+};
+
+void add_text_options(CLI::App& command, TextOptions& options);
+
+model::Precision precision_of(const TextOptions& options);
+
+// All of standard input. Error when it cannot be read.
+std::string read_standard_input();
+// To standard output, to be seen at once. Error when it cannot be written.
+void print_now(std::string_view text);
+
+// What was computed and how fast, for standard error.
+std::string statistics(const infer::Generation& generation);
+
+}  // namespace minke::app

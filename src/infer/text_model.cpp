@@ -1,0 +1,44 @@
+#include "infer/text_model.h"
+
+namespace minke::infer {
+
+TextModel::TextModel(const fs::path& folder, model::Precision precision, int64_t prefill_rows)
+    : loaded_(load_model(folder, precision)),
+      tokenizer_(text::Tokenizer::load(loaded_.folder)),
+      generator_(*loaded_.model, options(prefill_rows)) {}
+
+Generator::Options TextModel::options(int64_t prefill_rows) const {
+  Generator::Options out;
+  out.vocabulary = tokenizer_.vocabulary();
+  for (const int64_t id : loaded_.config.model.eos_token_id) {
+    out.end_tokens.push_back(static_cast<int32_t>(id));
+  }
+  if (tokenizer_.eos()) out.end_tokens.push_back(*tokenizer_.eos());
+  out.prefill_rows = prefill_rows;
+  return out;
+}
+
+std::vector<int32_t> TextModel::encode_document(std::string_view text) const {
+  std::vector<int32_t> out;
+  if (tokenizer_.add_bos() && tokenizer_.bos()) out.push_back(*tokenizer_.bos());
+  const std::vector<int32_t> ids = tokenizer_.encode(text);
+  out.insert(out.end(), ids.begin(), ids.end());
+  return out;
+}
+
+Generation TextModel::write(std::span<const int32_t> prompt, const Sampling& sampling,
+                            int64_t max_tokens, const OnText& on_text,
+                            const Generator::ShouldStop& should_stop) {
+  text::StreamDecoder decoder(tokenizer_);
+  const auto on_token = [&](int32_t id) {
+    if (tokenizer_.is_special(id)) return;
+    const std::string text = decoder.add(id);
+    if (!text.empty()) on_text(text);
+  };
+  Generation out = generator_.generate(prompt, sampling, max_tokens, on_token, should_stop);
+  const std::string rest = decoder.finish();
+  if (!rest.empty()) on_text(rest);
+  return out;
+}
+
+}  // namespace minke::infer

@@ -1,0 +1,39 @@
+// A model with its tokenizer: text in, text out.
+#pragma once
+
+#include <functional>
+#include <string_view>
+
+#include "infer/generation.h"
+#include "infer/loaded_model.h"
+#include "text/tokenizer.h"
+
+namespace minke::infer {
+
+class TextModel {
+ public:
+  // Reads folder and tokenizer. Error also for a tokenizer that does not belong to the model.
+  TextModel(const fs::path& folder, model::Precision precision, int64_t prefill_rows);
+
+  const text::Tokenizer& tokenizer() const { return tokenizer_; }
+
+  // The tokens of a text that begins a document: after the beginning-of-sentence token where the
+  // tokenizer adds one.
+  std::vector<int32_t> encode_document(std::string_view text) const;
+
+  // Called with the text as it comes, in whole characters; special tokens have no text. Bytes that
+  // the model makes and that are no UTF-8 are given as they are.
+  using OnText = std::function<void(std::string_view)>;
+  // Continues `prompt`, see Generator::generate.
+  Generation write(std::span<const int32_t> prompt, const Sampling& sampling, int64_t max_tokens,
+                   const OnText& on_text, const Generator::ShouldStop& should_stop);
+
+ private:
+  Generator::Options options(int64_t prefill_rows) const;
+
+  LoadedModel loaded_;
+  text::Tokenizer tokenizer_;
+  Generator generator_;
+};
+
+}  // namespace minke::infer
