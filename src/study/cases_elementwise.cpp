@@ -299,7 +299,7 @@ void add_sums(OpCases& cases, const Size& size) {
 
 void add_elementwise_cases(OpCases& cases) {
   std::vector<Size> sizes{{0, 5}, {1, 40000}, {67, 1111}, {300, 67}, {3, 129, 5}};
-  for (int64_t n = 1; n <= 80; ++n) sizes.push_back({2, n, n % 3});
+  for (const int64_t n : kTailSizes) sizes.push_back({2, n, n % 3});
   for (const Size& size : sizes) {
     add_sums(cases, size);
     add_adamw(cases, size.rows * size.cols, false);

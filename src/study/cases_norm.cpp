@@ -163,7 +163,7 @@ void add_backward(OpCases& cases, const Size& size, DType dx, DType dy, DType x,
 
 void add_norm_cases(OpCases& cases) {
   std::vector<Size> sizes{{0, 5}, {67, 300}, {300, 67}, {3, 129, 5}};
-  for (int64_t D = 1; D <= 80; ++D) sizes.push_back({2, D, D % 3});
+  for (const int64_t D : kTailSizes) sizes.push_back({2, D, D % 3});
   for (const Size& size : sizes) {
     for (const DType a : kFormats) {
       for (const DType b : kFormats) {

@@ -52,6 +52,12 @@ Check compare_exactly(std::string quantity, std::span<const double> got,
                       std::span<const double> want);
 Check compare_exactly(std::string quantity, const ops::Matrix& got, std::span<const double> want);
 
+// Row lengths that end a loop over vectors in every way: each remainder of 8 and 16 lanes, alone
+// and after one vector, after four at a time, and after both.
+inline constexpr int64_t kTailSizes[] = {1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11, 12,
+                                         13, 14, 15, 16, 17, 18, 23, 24, 25, 31, 32, 33,
+                                         39, 40, 47, 48, 49, 63, 64, 65, 71, 79, 80, 81};
+
 // "f32" or "bf16", for names of shapes.
 std::string_view short_name(DType dtype);
 

@@ -11,7 +11,7 @@
 namespace minke::ops::kernels {
 
 // A block of scores stays in a core's first cache with what makes it. Whole panels.
-inline constexpr int64_t kForwardQueries = 64, kForwardKeys = 128;
+inline constexpr int64_t kForwardQueries = 64, kForwardKeys = 256;
 inline constexpr int64_t kBackwardQueries = 64, kBackwardKeys = 128;
 
 // One head of one sequence: matrices of S rows that hold its columns alone.

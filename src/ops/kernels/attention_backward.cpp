@@ -106,10 +106,8 @@ LeftOperands left_operands(bf16*, const BackwardBuffers& buffers, const ScoreBlo
     const bool two = r + 1 < block.queries;
     for (int64_t k = 0; k < block.keys; k += kLanes) {
       store_pairs(p_pair + 2 * k, load(p0 + k), two ? load(p1 + k) : zero());
-      const Vec a = load(ds0 + k), b = two ? load(ds1 + k) : zero();
-      store_pairs(ds_pair + 2 * k, a, b);
-      store(row + k, a);
-      store(row + kBackwardKeys + k, b);
+      store_pairs(ds_pair + 2 * k, load(ds0 + k), two ? load(ds1 + k) : zero(), row + k,
+                  row + kBackwardKeys + k);
     }
   }
   constexpr int64_t kRow = kBackwardKeys * static_cast<int64_t>(sizeof(bf16));

@@ -131,20 +131,46 @@ inline void fill_zero(X* x, int64_t n) {
   if (n > 0) __builtin_memset(static_cast<void*>(x), 0, static_cast<size_t>(n) * sizeof(X));
 }
 
-// a[i], b[i] side by side, in BF16.
-inline void store_pairs(bf16* p, Vec a, Vec b) {
+// Operands that the next product reads. VCVTNEPS2BF16 rounds to nearest even and takes subnormal
+// numbers as zero, as VDPBF16PS would anyway.
+inline void store_operand(float* p, Vec a, int n) { store_n(p, a, n); }
+inline void store_operand(bf16* p, Vec a, int n) {
 #if defined(MINKE_TARGET_avx512)
-  const __m512i first = _mm512_cvtepu16_epi32(to_bf16(a)),
-                second = _mm512_cvtepu16_epi32(to_bf16(b));
-  _mm512_storeu_si512(p, _mm512_or_si512(first, _mm512_slli_epi32(second, 16)));
-#elif defined(MINKE_TARGET_avx2)
+  const auto codes = reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(a.v));
+  if (n == kLanes) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), codes);
+  } else {
+    _mm256_mask_storeu_epi16(p, lanes(n), codes);
+  }
+#else
+  store_n(p, a, n);
+#endif
+}
+
+// Operands of two rows: pairs a[i], b[i] side by side, and where rows are wanted, a and b too.
+inline void store_pairs(bf16* pairs, Vec a, Vec b, bf16* row_a = nullptr, bf16* row_b = nullptr) {
+#if defined(MINKE_TARGET_avx512)
+  const auto codes = reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(b.v, a.v));
+  // Word 2 i is a's i, word 2 i + 1 is b's.
+  const __m512i first = _mm512_cvtepu16_epi32(_mm512_castsi512_si256(codes)),
+                second = _mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64(codes, 1));
+  _mm512_storeu_si512(pairs, _mm512_or_si512(first, _mm512_slli_epi32(second, 16)));
+  if (row_a == nullptr) return;
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(row_a), _mm512_castsi512_si256(codes));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(row_b), _mm512_extracti64x4_epi64(codes, 1));
+#else
+#if defined(MINKE_TARGET_avx2)
   const __m256i first = _mm256_cvtepu16_epi32(to_bf16(a)),
                 second = _mm256_cvtepu16_epi32(to_bf16(b));
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(pairs),
                       _mm256_or_si256(first, _mm256_slli_epi32(second, 16)));
 #else
-  store(p, a);
-  store(p + 1, b);
+  store(pairs, a);
+  store(pairs + 1, b);
+#endif
+  if (row_a == nullptr) return;
+  store(row_a, a);
+  store(row_b, b);
 #endif
 }
 
@@ -162,10 +188,11 @@ inline float softmax_row(X* p, const float* scores, int64_t keys, float scale, S
   const Vec minus = splat(-top), factor = splat(scale);
   const float sum = sum_vectors(keys, [&](int64_t i, int n) {
     const Vec e = exp(fma(load_n(scores + i, n), factor, minus));
-    store_n(p + i, e, n);
+    store_operand(p + i, e, n);
     return n == kLanes ? e : first_lanes(n, e, zero());
   });
-  const float shrink = row.top == top ? 1.0F : reduce_max(exp(splat(row.top - top)));
+  const float shrink =
+      row.top == top || row.sum == 0 ? 1.0F : reduce_max(exp(splat(row.top - top)));
   row.sum = row.sum * shrink + sum;
   row.top = top;
   return shrink;
