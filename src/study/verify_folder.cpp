@@ -16,37 +16,6 @@ using Json = nlohmann::json;
 // Positions of a batch; far more than float64 is fit for.
 constexpr int64_t kMaxTokens = int64_t{1} << 20;
 
-// What golden.safetensors may hold beside tokens and documents, and in what shape.
-struct Expected {
-  DType dtype;
-  std::vector<int64_t> shape;
-};
-std::map<std::string, Expected> expected_tensors(const model::ModelConfig& c,
-                                                 const ReferenceBatch& batch) {
-  std::map<std::string, Expected> out;
-  const int64_t B = batch.sequences, E = c.n_routed_experts, K = c.num_experts_per_tok;
-  out["hidden"] = {DType::kF32, {B, batch.positions, c.hidden_size}};
-  for (int64_t k = 0; k <= c.num_nextn_predict_layers; ++k) {
-    out[fmt::format("logits.{}", k)] = {DType::kF32, {B, batch.positions - k, c.vocab_size}};
-  }
-  for (int64_t n = 0; n < c.layers(); ++n) {
-    const int64_t S = batch.positions - depth_of(c, n);
-    out[fmt::format("latent.{}", n)] = {DType::kF32, {B, S, c.latent_width()}};
-    if (c.is_dense(n)) continue;
-    const std::string route = fmt::format("route.{}.", n);
-    out[route + "experts"] = {DType::kI32, {B, S, K}};
-    out[route + "weights"] = {DType::kF32, {B, S, K}};
-    out[route + "counts"] = {DType::kI32, {E}};
-    if (c.topk_method == ops::TopkMethod::kNoauxTc) {
-      out[route + "bias_after"] = {DType::kF32, {E}};
-    }
-  }
-  for (const auto& [name, shape] : parameter_shapes(c)) {
-    if (!is_router_bias(name)) out["grad." + name] = {DType::kF32, shape};
-  }
-  return out;
-}
-
 std::vector<int32_t> read_tokens(const SafetensorsFile& file, const std::string& name,
                                  const Shape& shape) {
   const auto numbers = file.tensor(name, DType::kI32, shape).span<int32_t>();
@@ -96,14 +65,11 @@ void check_experts(const std::vector<int32_t>& experts, const model::ModelConfig
   }
 }
 
-// The layer of "route.N.experts".
-int64_t layer_in(std::string_view name) {
-  name.remove_prefix(std::string_view("route.").size());
-  return std::stoll(std::string(name));
-}
-
 void read_results(GoldenFolder& folder, const SafetensorsFile& file) {
-  const auto expected = expected_tensors(folder.config.model, folder.batch);
+  std::map<std::string, GoldenTensor> expected;
+  for (GoldenTensor& tensor : golden_tensors(folder.config.model, folder.batch)) {
+    expected[tensor.name] = std::move(tensor);
+  }
   const std::string where = file.path().string();
   for (const auto& [name, stored] : file.tensors()) {
     if (name == "tokens" || name == "documents") continue;
@@ -111,19 +77,20 @@ void read_results(GoldenFolder& folder, const SafetensorsFile& file) {
     if (found == expected.end()) {
       fail("{}: {}: by config.json there is no such result", where, name);
     }
-    const auto& [dtype, shape] = found->second;
-    const Tensor tensor = file.tensor(name, dtype, Shape(std::span<const int64_t>(shape)));
-    if (dtype == DType::kF32) {
+    const GoldenTensor& what = found->second;
+    const Tensor tensor =
+        file.tensor(name, what.dtype, Shape(std::span<const int64_t>(what.shape)));
+    if (what.dtype == DType::kF32) {
       const auto numbers = tensor.span<float>();
       folder.golden.numbers[name].assign(numbers.begin(), numbers.end());
       continue;
     }
     const auto numbers = tensor.span<int32_t>();
     if (name.ends_with(".counts")) {
-      folder.golden.counts[layer_in(name)].assign(numbers.begin(), numbers.end());
+      folder.golden.counts[what.layer].assign(numbers.begin(), numbers.end());
       continue;
     }
-    auto& experts = folder.golden.experts[layer_in(name)];
+    auto& experts = folder.golden.experts[what.layer];
     experts.assign(numbers.begin(), numbers.end());
     check_experts(experts, folder.config.model, fmt::format("{}: {}", where, name));
   }
@@ -233,10 +200,11 @@ void read_json(GoldenFolder& folder) {
 
 void note_what_is_missing(GoldenFolder& folder) {
   std::map<std::string, int> missing;  // by kind
-  for (const auto& [name, expected] : expected_tensors(folder.config.model, folder.batch)) {
+  for (const auto& [name, dtype, shape, layer] :
+       golden_tensors(folder.config.model, folder.batch)) {
     const bool experts = name.ends_with(".experts"), counts = name.ends_with(".counts");
-    const bool there = experts  ? folder.golden.experts.contains(layer_in(name))
-                       : counts ? folder.golden.counts.contains(layer_in(name))
+    const bool there = experts  ? folder.golden.experts.contains(layer)
+                       : counts ? folder.golden.counts.contains(layer)
                                 : folder.has(name);
     if (there) continue;
     std::string kind = name.substr(0, name.find('.'));
@@ -293,6 +261,32 @@ std::vector<double> read_weight(const checkpoint::CheckpointFolder& files, const
 }
 
 }  // namespace
+
+std::vector<GoldenTensor> golden_tensors(const model::ModelConfig& c, const ReferenceBatch& batch) {
+  std::vector<GoldenTensor> out;
+  const int64_t B = batch.sequences, E = c.n_routed_experts, K = c.num_experts_per_tok;
+  out.push_back({"hidden", DType::kF32, {B, batch.positions, c.hidden_size}});
+  for (int64_t k = 0; k <= c.num_nextn_predict_layers; ++k) {
+    out.push_back(
+        {fmt::format("logits.{}", k), DType::kF32, {B, batch.positions - k, c.vocab_size}});
+  }
+  for (int64_t n = 0; n < c.layers(); ++n) {
+    const int64_t S = batch.positions - depth_of(c, n);
+    out.push_back({fmt::format("latent.{}", n), DType::kF32, {B, S, c.latent_width()}, n});
+    if (c.is_dense(n)) continue;
+    const std::string route = fmt::format("route.{}.", n);
+    out.push_back({route + "experts", DType::kI32, {B, S, K}, n});
+    out.push_back({route + "weights", DType::kF32, {B, S, K}, n});
+    out.push_back({route + "counts", DType::kI32, {E}, n});
+    if (c.topk_method == ops::TopkMethod::kNoauxTc) {
+      out.push_back({route + "bias_after", DType::kF32, {E}, n});
+    }
+  }
+  for (const auto& [name, shape] : parameter_shapes(c)) {
+    if (!is_router_bias(name)) out.push_back({"grad." + name, DType::kF32, shape});
+  }
+  return out;
+}
 
 bool GoldenFolder::has_gradients() const {
   const auto first = golden.numbers.lower_bound("grad.");

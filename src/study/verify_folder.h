@@ -31,13 +31,18 @@ struct GoldenFolder {
   bool has_gradients() const;
 };
 
+// A tensor that golden.safetensors may hold beside tokens and documents.
+struct GoldenTensor {
+  std::string name;
+  DType dtype;
+  std::vector<int64_t> shape;
+  int64_t layer = -1;  // of what is a layer's
+};
+std::vector<GoldenTensor> golden_tensors(const model::ModelConfig& config,
+                                         const ReferenceBatch& batch);
+
 // Error: a file that is missing, is not what its format says, or does not fit the config.
 GoldenFolder read_golden_folder(const fs::path& path);
-
-// Writes golden.safetensors and golden.json of `batch` into `folder`.
-void write_golden(const fs::path& folder, const model::ModelConfig& config,
-                  const ReferenceBatch& batch, const ReferenceResult& result,
-                  const std::vector<int32_t>& prompt, const std::vector<int32_t>& greedy);
 
 // Every parameter and router bias: BF16, FP32, or FP8 with block scales. Error: one that is
 // missing, mis-shaped or of another dtype.
