@@ -10,6 +10,7 @@
 #include "app/generate_command.h"
 #include "app/inspect_command.h"
 #include "app/train_command.h"
+#include "app/verify_command.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "base/thread_pool.h"
@@ -47,7 +48,7 @@ std::string command_named(const CLI::App& app) {
 int run(int argc, char** argv) {
   CLI::App app("DeepSeek-V3 on the CPU: train a model from text, verify it, talk to it.", "minke");
   app.footer(kExamples);
-  app.require_subcommand(1);
+  app.require_subcommand(0, 1);  // none is judged last, so that a wrong flag is named first
   app.fallthrough();  // so that `minke train --threads 2` is `minke --threads 2 train`
   app.set_version_flag("--version", version_text, "Print version, commit, compiler and exit");
   bool verbose = false;
@@ -66,6 +67,7 @@ int run(int argc, char** argv) {
   add_chat_command(app);
   add_train_command(app);
   add_inspect_command(app);
+  add_verify_command(app);
 
   if (argc == 1) {
     fmt::print(stderr, "{}", app.help());
@@ -76,13 +78,20 @@ int run(int argc, char** argv) {
   if (!first.starts_with('-') && app.get_subcommands(is_named).empty()) {
     return report(fmt::format("no command is named '{}'; see `minke --help`", first));
   }
+  bool asked = false;
   try {
     app.parse(argc, argv);
+  } catch (const CLI::RuntimeError& e) {
+    return e.get_exit_code();  // a command's own verdict, which it has printed
   } catch (const CLI::ParseError& e) {
     if (e.get_exit_code() != 0) {
       return report(fmt::format("{}; see `{} --help`", e.what(), command_named(app)));
     }
     app.exit(e);  // --help, --version
+    asked = true;
+  }
+  if (!asked && app.get_subcommands().empty()) {
+    return report("a subcommand is required; see `minke --help`");
   }
   // Results go to standard output, and a full disk shows only here.
   if (std::fflush(stdout) != 0 || !std::cout.flush()) fail("standard output: cannot be written");

@@ -1,4 +1,5 @@
-// A training run from text to a model that talks: tokenizer, data, steps, evaluations, samples, checkpoints.
+// A training run from text to a model that talks: tokenizer, data, steps, evaluations, samples,
+// checkpoints.
 //
 // OUT/  manifest.json     what the run is: flags, versions, hashes
 //       tokenizer/        where it was trained here
@@ -17,9 +18,11 @@ struct RunResult {
   bool finished = false;  // all steps are done
 };
 
-// Begins a run in `out`, which must not hold one. Error: out is locked, cannot be written, or memory or disk will not do.
+// Begins a run in `out`, which must not hold one. Error: out is locked, cannot be written, or
+// memory or disk will not do.
 RunResult start_run(Options options, const fs::path& out);
-// Goes on from the last checkpoint in `out`. `options` gives the settings of Scope::kLeave; all others are the run's own.
+// Goes on from the last checkpoint in `out`. `options` gives the settings of Scope::kLeave; all
+// others are the run's own.
 RunResult resume_run(const Options& options, const fs::path& out);
 
 }  // namespace minke::train

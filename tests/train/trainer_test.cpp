@@ -124,7 +124,7 @@ TEST_P(TrainerTest, NonFiniteLossLeavesTheWeights) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Isas, TrainerTest, testing::ValuesIn(ops::available_isas()),
-                         [](const auto& info) { return std::string(ops::isa_name(info.param)); });
+                         [](const auto& isa) { return std::string(ops::isa_name(isa.param)); });
 
 }  // namespace
 }  // namespace minke::train

@@ -1,0 +1,75 @@
+#include "app/train_command.h"
+
+#include <memory>
+
+#include "base/error.h"
+#include "base/interrupt.h"
+#include "study/report.h"
+#include "train/run.h"
+
+namespace minke::app {
+namespace {
+
+constexpr const char* kFooter = R"(Examples:
+  minke train --data books/ --out runs/first --minutes 10
+  minke train --data train.jsonl.zst --valid valid.jsonl.zst --size small --steps 5000 --out runs/second
+  minke train --data books/ --out runs/third --config run.toml      flags from a file; those given here win
+  minke train --resume runs/first
+
+Ctrl-C saves and leaves; twice leaves at once. What a run wrote is in --out: metrics.jsonl, report.html and checkpoint/, a
+Hugging Face folder.)";
+
+struct TrainArguments {
+  train::Options options;
+  std::string out, resume;
+  bool no_report = false;
+};
+
+void run(const CLI::App& command, const TrainArguments& arguments) {
+  catch_interrupts();
+  if (arguments.resume.empty() && arguments.out.empty()) {
+    fail("--out is missing: where shall the run be kept? (or --resume a run)");
+  }
+  fs::path out = arguments.out;
+  train::RunResult result;
+  if (arguments.resume.empty()) {
+    result = train::start_run(arguments.options, out);
+  } else {
+    if (!arguments.out.empty()) fail("--resume continues in its own folder; leave --out away");
+    out = arguments.resume;
+    train::visit_fields(
+        arguments.options, [&](const char* flag, const auto&, train::Scope scope, const char*) {
+          if (scope == train::Scope::kRun && command.count(std::string("--") + flag) > 0) {
+            fail("--{} cannot change in a run that is resumed: it would be another run", flag);
+          }
+        });
+    result = train::resume_run(arguments.options, out);
+  }
+  if (result.finished && !arguments.no_report) study::write_report(out);
+}
+
+}  // namespace
+
+void add_train_command(CLI::App& app) {
+  auto arguments = std::make_shared<TrainArguments>();
+  CLI::App* command = app.add_subcommand("train", "Train a model on text");
+  command->footer(kFooter);
+  command->add_option("--out", arguments->out, "A new folder for the run");
+  command->add_option("--resume", arguments->resume, "Continue the run in this folder");
+  train::visit_fields(
+      arguments->options, [&](const char* flag, auto& field, train::Scope scope, const char* help) {
+        const std::string name = std::string("--") + flag;
+        const std::string group =
+            scope == train::Scope::kLeave ? "Looking, saving and stopping" : "Settings of the run";
+        if constexpr (std::is_same_v<std::remove_reference_t<decltype(field)>, bool>) {
+          command->add_flag(name, field, help)->group(group);
+        } else {
+          command->add_option(name, field, help)->capture_default_str()->group(group);
+        }
+      });
+  command->add_flag("--no-report", arguments->no_report, "Write no report.html at the end");
+  command->set_config("--config", "", "A file of flags: TOML, a line `batch = 32` for --batch 32");
+  command->callback([command, arguments] { run(*command, *arguments); });
+}
+
+}  // namespace minke::app

@@ -1,0 +1,374 @@
+#include "train/run.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+
+#include "base/hash.h"
+#include "base/interrupt.h"
+#include "base/log.h"
+#include "base/progress.h"
+#include "base/thread_pool.h"
+#include "base/version.h"
+#include "checkpoint/json.h"
+#include "infer/generation.h"
+#include "model/cost.h"
+#include "model/memory.h"
+#include "ops/isa.h"
+#include "ops/peak.h"
+#include "train/data_stream.h"
+#include "train/evaluate.h"
+#include "train/metrics.h"
+#include "train/run_files.h"
+#include "train/sizes.h"
+#include "train/state.h"
+
+namespace minke::train {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+model::Precision precision_of(const Options& options) {
+  return options.precision == "fp32" ? model::Precision::kF32 : model::Precision::kBF16;
+}
+
+// Windows of held-out text for a look during training; the whole of it is read at the end.
+constexpr int64_t kWindowsDuringTraining = 64;
+// Router events, for the pictures of expert load.
+constexpr int64_t kRouterEvents = 200;
+constexpr int64_t kSampleTokens = 120;
+// Shares of a run given in minutes that are kept for what is not a step.
+constexpr double kShareOfSteps = 0.94;
+constexpr int64_t kTimingSteps = 6;
+
+// What the processor can do in the run's operands, measured: the best of a few bursts.
+double measured_peak(model::Precision precision) {
+  constexpr int64_t kRounds = 1 << 18;
+  double best = 0;
+  for (int i = 0; i < 5; ++i) {
+    const auto start = Clock::now();
+    const double flops = precision == model::Precision::kBF16 ? ops::multiply_bf16(kRounds)
+                                                              : ops::multiply_f32(kRounds);
+    best = std::max(best, flops / seconds_since(start));
+  }
+  return best;
+}
+
+class Run {
+ public:
+  Run(RunText text, checkpoint::HfConfig config, Options options, fs::path out)
+      : text_(std::move(text)),
+        config_(std::move(config)),
+        options_(std::move(options)),
+        out_(std::move(out)),
+        model_(config_.model, precision_of(options_)),
+        stream_(text_.store(), text_.train_documents(), options_.seq,
+                options_.seq + 1 + config_.model.num_nextn_predict_layers, options_.seed) {
+    identity_ = {text_.hash(), text_.tokenizer_hash(), std::string(ops::isa_name())};
+  }
+
+  // Prints what the run takes and refuses what cannot fit.
+  void check_resources() const;
+  void begin();
+  void resume();
+  RunResult train();
+
+ private:
+  void make_trainer();
+  void fix_steps();
+  void show(const StepReport& report, double rate, LiveLine& line) const;
+  void evaluate_now(bool whole, LiveLine& line);
+  void sample_now(LiveLine& line);
+  void save(LiveLine& line);
+  bool due(int64_t every, int64_t parts) const;
+  double seconds() const { return seconds_before_ + seconds_since(started_); }
+
+  RunText text_;
+  checkpoint::HfConfig config_;
+  Options options_;
+  fs::path out_;
+  model::Transformer model_;
+  TokenStream stream_;
+  RunIdentity identity_;
+  std::unique_ptr<Trainer> trainer_;
+  std::unique_ptr<MetricsLog> metrics_;
+  std::vector<RouterLoad> loads_;  // since the last routers event
+  double peak_ = 0;                // FLOP/s of the processor
+  double seconds_before_ = 0;      // of the run before it was resumed
+  double bits_per_byte_ = 0;       // the last evaluation's
+  Clock::time_point started_ = Clock::now();
+};
+
+void Run::check_resources() const {
+  const auto memory = model::step_memory(config_.model, precision_of(options_),
+                                         micro_batch(options_), options_.seq);
+  const auto bytes = [](size_t n) { return format_bytes(static_cast<double>(n)); };
+  const uint64_t disk = 2 * state_bytes_on_disk(config_.model);  // the old checkpoint and the new
+  log::info(
+      "memory: {} (weights {}, gradients {}, moments {}, operands {}, activations {}, workspace "
+      "{}); disk: {}",
+      bytes(memory.total()), bytes(memory.weights), bytes(memory.gradients), bytes(memory.moments),
+      bytes(memory.operands), bytes(memory.activations), bytes(memory.workspace), bytes(disk));
+  if (memory.total() > free_memory_bytes()) {
+    fail(
+        "the run needs {} of memory and {} are free; a smaller --micro-batch, --seq or model would "
+        "fit",
+        bytes(memory.total()), bytes(free_memory_bytes()));
+  }
+  if (disk > free_disk_bytes(out_)) {
+    fail("{}: checkpoints need {} of disk and {} are free", out_.string(), bytes(disk),
+         bytes(free_disk_bytes(out_)));
+  }
+}
+
+void Run::make_trainer() {
+  trainer_ = std::make_unique<Trainer>(
+      model_, options_,
+      [this](int64_t index, std::span<int32_t> tokens, std::span<int32_t> documents) {
+        stream_.row(index, tokens, documents);
+      });
+}
+
+// A few steps are timed and forgotten: the run then begins anew with a number of steps that is
+// written down.
+void Run::fix_steps() {
+  options_.steps = 1'000'000;
+  make_trainer();
+  std::vector<double> times;
+  for (int64_t i = 0; i < kTimingSteps && !interrupted(); ++i) {
+    const auto start = Clock::now();
+    trainer_->step();
+    times.push_back(seconds_since(start));
+  }
+  // The median: the first step also touches all memory for the first time.
+  std::ranges::sort(times);
+  const double each = times[times.size() / 2];
+  options_.steps =
+      std::max<int64_t>(10, std::llround(options_.minutes * 60 * kShareOfSteps / each));
+  options_.minutes = 0;
+  log::info("{} a step: --steps {} (give that number to repeat this run exactly)",
+            format_duration(each), options_.steps);
+  trainer_.reset();
+}
+
+void Run::begin() {
+  model_.initialize(options_.seed);
+  if (options_.steps == 0) {
+    fix_steps();
+    model_.initialize(options_.seed);
+    model_.for_each_router([](int64_t, model::Router& router) {
+      std::ranges::fill(router.bias_E.span<float>(), 0.0F);
+    });
+  }
+  options_.warmup = std::min(options_.warmup, options_.steps / 5);
+  make_trainer();
+  write_manifest(out_, options_, config_.model, text_, identity_);
+  metrics_ = std::make_unique<MetricsLog>(out_ / "metrics.jsonl", 0);
+}
+
+void Run::resume() {
+  const fs::path folder = out_ / "checkpoint";
+  load_weights_to_resume(folder, model_);
+  make_trainer();
+  load_state(folder, model_, *trainer_, identity_);
+  metrics_ = std::make_unique<MetricsLog>(out_ / "metrics.jsonl", trainer_->done());
+  for (const auto& event : read_metrics(out_ / "metrics.jsonl")) {
+    seconds_before_ = event.value("seconds", seconds_before_);
+    bits_per_byte_ = event.value("bits_per_byte", bits_per_byte_);
+  }
+  log::info("resuming after step {} of {}", trainer_->done(), options_.steps);
+}
+
+bool Run::due(int64_t every, int64_t parts) const {
+  const int64_t interval = every > 0 ? every : std::max<int64_t>(1, options_.steps / parts);
+  return trainer_->done() % interval == 0;
+}
+
+void Run::show(const StepReport& r, double rate, LiveLine& line) const {
+  if (!line.due()) return;
+  const auto flops = model::train_flops_per_token(config_.model, options_.seq,
+                                                  config_.model.num_nextn_predict_layers);
+  const double left =
+      static_cast<double>(options_.steps - r.step) * static_cast<double>(r.tokens) / rate;
+  std::string text = fmt::format("step {}/{}  loss {:.3f}", r.step, options_.steps, r.loss);
+  if (!r.mtp_loss.empty()) text += fmt::format("  mtp {:.3f}", r.mtp_loss[0]);
+  if (bits_per_byte_ > 0) text += fmt::format("  valid {:.3f} bits/byte", bits_per_byte_);
+  text += fmt::format("  {} tok/s  {:.0f}% of peak  MaxVio {:.2f}  {} left", format_count(rate),
+                      100 * rate * flops.total() / peak_, r.worst_max_vio(), format_duration(left));
+  line.show(text);
+}
+
+void Run::evaluate_now(bool whole, LiveLine& line) {
+  if (text_.held_out().tokens.size() < 2) return;
+  EvalOptions how;
+  how.window = options_.seq / 2 * 2;
+  how.max_windows = whole ? 0 : kWindowsDuringTraining;
+  how.on_progress = [&](double share) {
+    line.show(fmt::format("evaluating: {:.0f}%", 100 * share));
+  };
+  const Evaluation result = evaluate(
+      model_, text_.held_out().tokens,
+      [&](int64_t first, int64_t last) { return text_.held_out_bytes(first, last); }, how,
+      trainer_->pass());
+  bits_per_byte_ = result.bits_per_byte;
+  nlohmann::json losses = nlohmann::json::array();
+  for (const EvalDepth& depth : result.depth) losses.push_back(depth.loss);
+  nlohmann::json event = {{"event", "eval"},
+                          {"step", trainer_->done()},
+                          {"loss", losses},
+                          {"perplexity", result.depth[0].perplexity()},
+                          {"bits_per_byte", result.bits_per_byte},
+                          {"tokens", result.tokens},
+                          {"bytes", result.bytes},
+                          {"whole", whole}};
+  if (result.acceptance >= 0) event["acceptance"] = result.acceptance;
+  metrics_->write(event);
+  line.keep(fmt::format("step {}: held-out text{}: {:.4f} bits a byte, loss {:.4f}",
+                        trainer_->done(), whole ? "" : " (its beginning)", result.bits_per_byte,
+                        result.depth[0].loss));
+}
+
+void Run::sample_now(LiveLine& line) {
+  model_.prepare_decode();
+  std::vector<int32_t> prompt = {text_.bos()};
+  const auto given = text_.encode(options_.sample_prompt);
+  prompt.insert(prompt.end(), given.begin(), given.end());
+  infer::Generator::Options how;
+  how.vocabulary = text_.vocabulary();
+  how.end_tokens = {text_.eos()};
+  how.context = std::min(config_.model.max_position_embeddings,
+                         static_cast<int64_t>(prompt.size()) + kSampleTokens);
+  infer::Generator generator(model_, how);
+  infer::Sampling sampling;
+  sampling.temperature = 0.8;
+  sampling.top_p = 0.95;
+  sampling.seed = options_.seed;
+  const auto answer = generator.generate(
+      prompt, sampling, kSampleTokens, [](int32_t) {}, [] { return false; });
+  const std::string written = text_.decode(answer.tokens);
+  metrics_->write({{"event", "sample"},
+                   {"step", trainer_->done()},
+                   {"prompt", options_.sample_prompt},
+                   {"text", written}});
+  line.keep(fmt::format("step {}: {}{}", trainer_->done(), options_.sample_prompt, written));
+}
+
+void Run::save(LiveLine& line) {
+  line.show("saving");
+  save_state(out_ / "checkpoint", model_, config_, *trainer_, identity_, text_.tokenizer_folder());
+}
+
+RunResult Run::train() {
+  peak_ = measured_peak(precision_of(options_));
+  started_ = Clock::now();
+  LiveLine line;
+  int64_t saved_at = trainer_->done();
+  double rate = 0;
+  const int64_t last =
+      options_.stop_at > 0 ? std::min(options_.stop_at, options_.steps) : options_.steps;
+  while (trainer_->done() < last && !interrupted()) {
+    const auto start = Clock::now();
+    const StepReport report = trainer_->step();
+    const double now = static_cast<double>(report.tokens) / seconds_since(start);
+    rate = rate == 0 ? now : 0.9 * rate + 0.1 * now;
+
+    nlohmann::json event = step_event(report);
+    event["tokens"] = report.step * report.tokens;
+    event["epochs"] = stream_.epochs(report.step * options_.batch);
+    event["tokens_per_second"] = now;
+    event["peak_share"] = now *
+                          model::train_flops_per_token(config_.model, options_.seq,
+                                                       config_.model.num_nextn_predict_layers)
+                              .total() /
+                          peak_;
+    event["seconds"] = seconds();
+    metrics_->write(event);
+    add_loads(loads_, report.routers);
+    if (due(0, kRouterEvents)) {
+      metrics_->write(routers_event(report.step, loads_));
+      loads_.clear();
+    }
+    show(report, rate, line);
+    if (report.step == options_.steps) continue;
+    if (due(options_.eval_every, 10)) evaluate_now(false, line);
+    if (due(options_.sample_every, 5)) sample_now(line);
+    if (due(options_.save_every, 5)) {
+      save(line);
+      saved_at = report.step;
+    }
+  }
+  RunResult result{trainer_->done(), trainer_->done() == options_.steps};
+  if (trainer_->done() != saved_at) save(line);
+  if (result.finished) {
+    evaluate_now(true, line);
+    sample_now(line);
+  }
+  line.clear();
+  if (result.finished) {
+    log::info("done: {} steps in {}; the model is in {}", result.steps, format_duration(seconds()),
+              (out_ / "checkpoint").string());
+  } else {
+    log::info("saved after step {} of {}; go on with: minke train --resume {}", result.steps,
+              options_.steps, out_.string());
+  }
+  return result;
+}
+
+checkpoint::HfConfig config_of(const Options& options, const RunText& text) {
+  checkpoint::HfConfig config =
+      options.model.empty() ? size_config(options.size) : checkpoint::read_config(options.model);
+  if (options.model.empty()) config.model.vocab_size = text.vocabulary();
+  if (config.model.vocab_size < text.vocabulary()) {
+    fail("{}: vocab_size {} is smaller than the tokenizer's {}", options.model,
+         config.model.vocab_size, text.vocabulary());
+  }
+  if (config.model.max_position_embeddings < options.seq) {
+    fail("--seq {}: the model's max_position_embeddings is {}", options.seq,
+         config.model.max_position_embeddings);
+  }
+  config.model.bos_token_id = text.bos();
+  config.model.eos_token_id = {text.eos()};
+  config.model.check();
+  return config;
+}
+
+}  // namespace
+
+RunResult start_run(Options options, const fs::path& out) {
+  check(options);
+  make_writable_folder(out);
+  const FolderLock lock(out);
+  if (fs::exists(out / "manifest.json")) {
+    fail("{}: holds a run already; continue it with --resume {}, or choose another --out",
+         out.string(), out.string());
+  }
+  RunText text(options, out, RunText::Kind::kNew);
+  checkpoint::HfConfig config = config_of(options, text);
+  Run run(std::move(text), std::move(config), std::move(options), out);
+  run.check_resources();
+  run.begin();
+  return run.train();
+}
+
+RunResult resume_run(const Options& options, const fs::path& out) {
+  if (!fs::exists(out / "manifest.json")) fail("{}: holds no run to resume", out.string());
+  const FolderLock lock(out);
+  recover_folder(out / "checkpoint");
+  if (!fs::exists(out / "checkpoint" / "config.json")) {
+    fail("{}: the run had not saved anything yet; remove the folder and start again", out.string());
+  }
+  Options all = read_manifest_options(out);
+  keep_leave_options(all, options);
+  check(all);
+  RunText text(all, out, RunText::Kind::kResumed);
+  auto config = checkpoint::read_config(out / "checkpoint" / "config.json");
+  Run run(std::move(text), std::move(config), std::move(all), out);
+  run.check_resources();
+  run.resume();
+  return run.train();
+}
+
+}  // namespace minke::train

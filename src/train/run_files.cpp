@@ -1,0 +1,159 @@
+#include "train/run_files.h"
+
+#include <chrono>
+
+#include "base/log.h"
+#include "base/progress.h"
+#include "base/version.h"
+#include "checkpoint/json.h"
+#include "text/bpe_trainer.h"
+
+namespace minke::train {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+void train_tokenizer(const std::vector<SourceFile>& files, const Options& options,
+                     const fs::path& folder) {
+  std::vector<std::string> texts;
+  for (const SourceFile& file : files) {
+    read_documents(file, options.text_field,
+                   [&](Document&& document) { texts.push_back(std::move(document.text)); });
+  }
+  const std::vector<std::string_view> views(texts.begin(), texts.end());
+  LiveLine line;
+  const text::Tokenizer tokenizer = text::train_bpe(views, options.vocab, [&](double share) {
+    if (line.due()) line.show(fmt::format("learning the tokenizer: {:.0f}%", 100 * share));
+  });
+  line.clear();
+  write_folder_atomic(folder, [&](const fs::path& into) { tokenizer.save(into); });
+  log::info("tokenizer: {} tokens learned from the text", tokenizer.vocabulary());
+}
+
+std::vector<fs::path> paths_of(const std::vector<SourceFile>& files) {
+  std::vector<fs::path> out;
+  for (const SourceFile& file : files) out.push_back(file.path);
+  return out;
+}
+
+std::string now_as_text() {
+  const std::time_t now = std::chrono::system_clock::to_time_t(std::chrono::system_clock::now());
+  std::tm utc{};
+  gmtime_r(&now, &utc);
+  char text[32];
+  std::strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%SZ", &utc);
+  return text;
+}
+
+}  // namespace
+
+Encoder encoder_of(const text::Tokenizer& tokenizer) {
+  if (!tokenizer.bos() || !tokenizer.eos()) {
+    fail("the tokenizer names no bos_token or eos_token in tokenizer_config.json");
+  }
+  return {[&tokenizer](std::string_view text) { return tokenizer.encode(text); }, tokenizer.hash(),
+          *tokenizer.bos(), *tokenizer.eos()};
+}
+
+RunText::RunText(const Options& options, const fs::path& out, Kind kind) {
+  const auto stdin_is = kind == Kind::kNew ? StandardInput::kRead : StandardInput::kKept;
+  const auto files = find_sources(options.data, out, stdin_is);
+  const auto valid = options.valid_data.empty() ? std::vector<SourceFile>{}
+                                                : find_sources(options.valid_data, out, stdin_is);
+  train_files_ = paths_of(files);
+  valid_files_ = paths_of(valid);
+  tokenizer_folder_ = options.tokenizer.empty() ? out / "tokenizer" : fs::path(options.tokenizer);
+  if (options.tokenizer.empty() && !fs::exists(tokenizer_folder_ / "tokenizer.json")) {
+    train_tokenizer(files, options, tokenizer_folder_);
+  }
+  tokenizer_ = std::make_unique<text::Tokenizer>(text::Tokenizer::load(tokenizer_folder_));
+  encoder_ = encoder_of(*tokenizer_);
+  const double tail = valid.empty() ? options.valid_fraction : 0;
+  store_ = tokenise(files, options.text_field, tail, encoder_, out / "tokens");
+  split_ = split_documents(*store_, tail, options.seed);
+  held_out_ = valid.empty() ? train::held_out(*store_, split_.valid)
+                            : train::held_out(valid, options.text_field, encoder_);
+  int64_t tokens = 0, bytes = 0;
+  for (const int64_t d : split_.train) {
+    tokens += static_cast<int64_t>(store_->tokens(d).size());
+    bytes += store_->bytes(d);
+  }
+  log::info("text: {} documents, {} and {} tokens to learn from{}; {} held out",
+            split_.train.size(), format_bytes(static_cast<double>(bytes)),
+            format_count(static_cast<double>(tokens)),
+            store_->reused() ? " (tokenised before)" : "",
+            format_bytes(static_cast<double>(held_out_.bytes)));
+}
+
+int64_t RunText::held_out_bytes(int64_t first, int64_t last) const {
+  int64_t bytes = 0;
+  for (int64_t i = first; i < last; ++i) {
+    bytes += std::ssize(tokenizer_->bytes_of(held_out_.tokens[static_cast<size_t>(i)]));
+  }
+  return bytes;
+}
+
+void write_manifest(const fs::path& out, const Options& options, const model::ModelConfig& config,
+                    const RunText& text, const RunIdentity& identity) {
+  Json flags;
+  visit_fields(options, [&](const char* flag, const auto& value, Scope, const char*) {
+    flags[flag] = value;
+  });
+  const auto files = [](const std::vector<fs::path>& paths) {
+    Json list = Json::array();
+    for (const fs::path& path : paths) list.push_back(fs::absolute(path).string());
+    return list;
+  };
+  const Json manifest = {{"minke", version()},
+                         {"commit", commit()},
+                         {"compiler", compiler()},
+                         {"instruction_set", identity.isa},
+                         {"began", now_as_text()},
+                         {"data_hash", identity.data_hash},
+                         {"tokenizer_hash", identity.tokenizer_hash},
+                         {"vocabulary", config.vocab_size},
+                         {"train_files", files(text.train_files())},
+                         {"valid_files", files(text.valid_files())},
+                         {"flags", flags}};
+  write_file_atomic(out / "manifest.json", manifest.dump(2) + "\n");
+}
+
+Options read_manifest_options(const fs::path& out) {
+  const fs::path path = out / "manifest.json";
+  const auto manifest = checkpoint::parse_json<Json>(read_file(path), path.string());
+  Options options;
+  try {
+    const Json& flags = manifest.at("flags");
+    visit_fields(options, [&](const char* flag, auto& value, Scope, const char*) {
+      flags.at(flag).get_to(value);
+    });
+  } catch (const nlohmann::json::exception& error) {
+    fail("{}: damaged: {}", path.string(), error.what());
+  }
+  return options;
+}
+
+void keep_leave_options(Options& into, const Options& from) {
+  std::vector<const void*> fields;
+  visit_fields(
+      from, [&](const char*, const auto& value, Scope, const char*) { fields.push_back(&value); });
+  size_t i = 0;
+  visit_fields(into, [&](const char*, auto& value, Scope scope, const char*) {
+    const void* other = fields[i++];
+    if (scope == Scope::kLeave)
+      value = *static_cast<const std::remove_reference_t<decltype(value)>*>(other);
+  });
+}
+
+void add_loads(std::vector<RouterLoad>& sums, const std::vector<RouterLoad>& step) {
+  if (sums.empty()) {
+    sums = step;
+    return;
+  }
+  for (size_t i = 0; i < step.size(); ++i) {
+    for (size_t e = 0; e < step[i].counts.size(); ++e) sums[i].counts[e] += step[i].counts[e];
+    sums[i].bias = step[i].bias;
+  }
+}
+
+}  // namespace minke::train

@@ -1,0 +1,63 @@
+// What a run keeps besides its metrics and checkpoint: its text as tokens, and its manifest.
+#pragma once
+
+#include <optional>
+
+#include "model/config.h"
+#include "text/tokenizer.h"
+#include "train/data_stream.h"
+#include "train/options.h"
+#include "train/state.h"
+
+namespace minke::train {
+
+// Tokenizer, tokenised text and held-out text of a run.
+class RunText {
+ public:
+  enum class Kind { kNew, kResumed };
+  // Reads --data and --valid, trains or loads the tokenizer, tokenises into out/tokens or finds it
+  // done there.
+  RunText(const Options& options, const fs::path& out, Kind kind);
+
+  const TokenStore& store() const { return *store_; }
+  const std::vector<int64_t>& train_documents() const { return split_.train; }
+  const HeldOut& held_out() const { return held_out_; }  // empty where nothing is held out
+  // Bytes of text that tokens [first, last) of the held-out text stand for.
+  int64_t held_out_bytes(int64_t first, int64_t last) const;
+
+  std::vector<int32_t> encode(std::string_view text) const { return tokenizer_->encode(text); }
+  std::string decode(std::span<const int32_t> ids) const { return tokenizer_->decode(ids); }
+  int64_t vocabulary() const { return tokenizer_->vocabulary(); }
+  int32_t bos() const { return encoder_.bos; }
+  int32_t eos() const { return encoder_.eos; }
+  const fs::path& tokenizer_folder() const { return tokenizer_folder_; }
+  const std::string& hash() const { return store_->hash(); }
+  const std::string& tokenizer_hash() const { return encoder_.hash; }
+  const std::vector<fs::path>& train_files() const { return train_files_; }
+  const std::vector<fs::path>& valid_files() const { return valid_files_; }
+
+ private:
+  fs::path tokenizer_folder_;
+  std::unique_ptr<text::Tokenizer> tokenizer_;  // where it is does not change
+  Encoder encoder_;
+  std::optional<TokenStore> store_;
+  Split split_;
+  HeldOut held_out_;
+  std::vector<fs::path> train_files_, valid_files_;
+};
+
+// An encoder of data's by this tokenizer, which must outlive it. Error for one without bos and eos.
+Encoder encoder_of(const text::Tokenizer& tokenizer);
+
+// out/manifest.json: what the run is.
+void write_manifest(const fs::path& out, const Options& options, const model::ModelConfig& config,
+                    const RunText& text, const RunIdentity& identity);
+// The settings that a manifest holds. Error for one that is damaged.
+Options read_manifest_options(const fs::path& out);
+// Takes the settings of Scope::kLeave from `from`.
+void keep_leave_options(Options& into, const Options& from);
+
+// Adds the counts of a step to those since the last event.
+void add_loads(std::vector<RouterLoad>& sums, const std::vector<RouterLoad>& step);
+
+}  // namespace minke::train
