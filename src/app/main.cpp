@@ -7,8 +7,10 @@
 #include <string>
 
 #include "app/chat_command.h"
+#include "app/eval_command.h"
 #include "app/generate_command.h"
 #include "app/inspect_command.h"
+#include "app/tokenizer_command.h"
 #include "app/train_command.h"
 #include "app/verify_command.h"
 #include "base/error.h"
@@ -49,7 +51,7 @@ int run(int argc, char** argv) {
   CLI::App app("DeepSeek-V3 on the CPU: train a model from text, verify it, talk to it.", "minke");
   app.footer(kExamples);
   app.require_subcommand(0, 1);  // none is judged last, so that a wrong flag is named first
-  app.fallthrough();  // so that `minke train --threads 2` is `minke --threads 2 train`
+  app.fallthrough();             // so that `minke train --threads 2` is `minke --threads 2 train`
   app.set_version_flag("--version", version_text, "Print version, commit, compiler and exit");
   bool verbose = false;
   app.add_flag("-v,--verbose", verbose, "Say more about the work");
@@ -63,11 +65,13 @@ int run(int argc, char** argv) {
     set_thread_count(threads);
   });
 
+  add_train_command(app);
   add_generate_command(app);
   add_chat_command(app);
-  add_train_command(app);
+  add_eval_command(app);
   add_inspect_command(app);
   add_verify_command(app);
+  add_tokenizer_command(app);
 
   if (argc == 1) {
     fmt::print(stderr, "{}", app.help());

@@ -1,6 +1,7 @@
 #include "base/file.h"
 
 #include <fcntl.h>
+#include <stdlib.h>
 #include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -207,6 +208,17 @@ FolderLock::FolderLock(const fs::path& folder) {
 }
 
 FolderLock::~FolderLock() { ::close(fd_); }
+
+TemporaryFolder::TemporaryFolder() {
+  std::string name = (fs::temp_directory_path() / "minke.XXXXXX").string();
+  if (::mkdtemp(name.data()) == nullptr) fail("{}: no temporary folder", name);
+  path_ = name;
+}
+
+TemporaryFolder::~TemporaryFolder() {
+  std::error_code ignored;
+  fs::remove_all(path_, ignored);
+}
 
 uint64_t free_disk_bytes(const fs::path& folder) {
   std::error_code ec;

@@ -77,6 +77,21 @@ class FolderLock {
   int fd_ = -1;
 };
 
+// A folder among the system's temporary ones, gone with all that it holds when this is.
+class TemporaryFolder {
+ public:
+  TemporaryFolder();
+  ~TemporaryFolder();
+  TemporaryFolder(const TemporaryFolder&) = delete;
+  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
+
+  const fs::path& path() const { return path_; }
+  fs::path operator/(const fs::path& name) const { return path_ / name; }
+
+ private:
+  fs::path path_;
+};
+
 uint64_t free_disk_bytes(const fs::path& folder);
 // Memory that this process may still use: the smaller of the machine's and the control group's.
 uint64_t free_memory_bytes();

@@ -20,6 +20,15 @@ std::vector<Window> windows_of(int64_t tokens, int64_t size) {
   }
 }
 
+// `most` of them (0: all), evenly over the text.
+std::vector<Window> spread(std::vector<Window> windows, int64_t most) {
+  const int64_t count = std::ssize(windows);
+  if (most == 0 || count <= most) return windows;
+  std::vector<Window> out;
+  for (int64_t i = 0; i < most; ++i) out.push_back(windows[static_cast<size_t>(i * count / most)]);
+  return out;
+}
+
 }  // namespace
 
 double EvalDepth::perplexity() const { return std::exp(loss); }
@@ -32,15 +41,13 @@ Evaluation evaluate(model::Transformer& model, std::span<const int32_t> tokens,
   if (N < 2) fail("the held-out text is empty");
   MINKE_CHECK(S >= 2 && S % 2 == 0, "window of {}", S);
   std::vector<Window> windows = windows_of(N, S);
-  if (options.max_windows > 0 && std::ssize(windows) > options.max_windows) {
-    windows.resize(static_cast<size_t>(options.max_windows));
-  }
+  windows = spread(std::move(windows), options.max_windows);
 
   const auto D = static_cast<size_t>(depths) + 1;
   const int64_t row_tokens = S + 1 + depths;
   Evaluation out;
   out.depth.resize(D);
-  int64_t agreed = 0, compared = 0, last = 1;
+  int64_t agreed = 0, compared = 0;
   for (size_t w = 0; w < windows.size(); w += static_cast<size_t>(options.sequences)) {
     const int64_t B =
         std::min<int64_t>(options.sequences, std::ssize(windows) - static_cast<int64_t>(w));
@@ -62,6 +69,7 @@ Evaluation evaluate(model::Transformer& model, std::span<const int32_t> tokens,
 
     for (int64_t b = 0; b < B; ++b) {
       const Window& window = windows[w + static_cast<size_t>(b)];
+      out.bytes += bytes_of(window.begin + window.first + 1, std::min(window.begin + S + 1, N));
       for (int64_t i = window.first; i < S; ++i) {
         const auto at = static_cast<size_t>(b * S + i);
         for (int64_t k = 0; k <= depths && window.begin + i + k + 1 < N; ++k) {
@@ -71,7 +79,6 @@ Evaluation evaluate(model::Transformer& model, std::span<const int32_t> tokens,
         }
         const int64_t target = window.begin + i + 1;
         if (target >= N) break;
-        last = target + 1;
         if (options.on_token) {
           options.on_token(target, tokens[static_cast<size_t>(target)], loss[0][at]);
         }
@@ -87,7 +94,6 @@ Evaluation evaluate(model::Transformer& model, std::span<const int32_t> tokens,
     }
   }
   out.tokens = out.depth[0].tokens;
-  out.bytes = bytes_of(1, last);
   out.bits_per_byte =
       out.depth[0].loss / std::numbers::ln2 / static_cast<double>(std::max<int64_t>(out.bytes, 1));
   for (EvalDepth& depth : out.depth) {

@@ -30,7 +30,7 @@ struct Evaluation {
 
 struct EvalOptions {
   int64_t window = 0;       // S, even
-  int64_t max_windows = 0;  // 0: the whole text
+  int64_t max_windows = 0;  // so many, evenly over the text; 0: all of it
   int64_t sequences = 8;    // windows computed at once
   // Called with token index (from 1), token and -log p, in order; and after every few windows with
   // the share that is done.

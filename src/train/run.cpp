@@ -227,7 +227,7 @@ void Run::evaluate_now(bool whole, LiveLine& line) {
   if (result.acceptance >= 0) event["acceptance"] = result.acceptance;
   metrics_->write(event);
   line.keep(fmt::format("step {}: held-out text{}: {:.4f} bits a byte, loss {:.4f}",
-                        trainer_->done(), whole ? "" : " (its beginning)", result.bits_per_byte,
+                        trainer_->done(), whole ? "" : " (a part of it)", result.bits_per_byte,
                         result.depth[0].loss));
 }
 

@@ -6,29 +6,12 @@
 #include "base/progress.h"
 #include "base/version.h"
 #include "checkpoint/json.h"
-#include "text/bpe_trainer.h"
+#include "train/tokenizer.h"
 
 namespace minke::train {
 namespace {
 
 using Json = nlohmann::ordered_json;
-
-void train_tokenizer(const std::vector<SourceFile>& files, const Options& options,
-                     const fs::path& folder) {
-  std::vector<std::string> texts;
-  for (const SourceFile& file : files) {
-    read_documents(file, options.text_field,
-                   [&](Document&& document) { texts.push_back(std::move(document.text)); });
-  }
-  const std::vector<std::string_view> views(texts.begin(), texts.end());
-  LiveLine line;
-  const text::Tokenizer tokenizer = text::train_bpe(views, options.vocab, [&](double share) {
-    if (line.due()) line.show(fmt::format("learning the tokenizer: {:.0f}%", 100 * share));
-  });
-  line.clear();
-  write_folder_atomic(folder, [&](const fs::path& into) { tokenizer.save(into); });
-  log::info("tokenizer: {} tokens learned from the text", tokenizer.vocabulary());
-}
 
 std::vector<fs::path> paths_of(const std::vector<SourceFile>& files) {
   std::vector<fs::path> out;
@@ -47,14 +30,6 @@ std::string now_as_text() {
 
 }  // namespace
 
-Encoder encoder_of(const text::Tokenizer& tokenizer) {
-  if (!tokenizer.bos() || !tokenizer.eos()) {
-    fail("the tokenizer names no bos_token or eos_token in tokenizer_config.json");
-  }
-  return {[&tokenizer](std::string_view text) { return tokenizer.encode(text); }, tokenizer.hash(),
-          *tokenizer.bos(), *tokenizer.eos()};
-}
-
 RunText::RunText(const Options& options, const fs::path& out, Kind kind) {
   const auto stdin_is = kind == Kind::kNew ? StandardInput::kRead : StandardInput::kKept;
   const auto files = find_sources(options.data, out, stdin_is);
@@ -64,7 +39,9 @@ RunText::RunText(const Options& options, const fs::path& out, Kind kind) {
   valid_files_ = paths_of(valid);
   tokenizer_folder_ = options.tokenizer.empty() ? out / "tokenizer" : fs::path(options.tokenizer);
   if (options.tokenizer.empty() && !fs::exists(tokenizer_folder_ / "tokenizer.json")) {
-    train_tokenizer(files, options, tokenizer_folder_);
+    const auto learned = learn_tokenizer(files, options.text_field, options.vocab);
+    write_folder_atomic(tokenizer_folder_, [&](const fs::path& into) { learned.save(into); });
+    log::info("tokenizer: {} tokens learned from the text", learned.vocabulary());
   }
   tokenizer_ = std::make_unique<text::Tokenizer>(text::Tokenizer::load(tokenizer_folder_));
   encoder_ = encoder_of(*tokenizer_);

@@ -46,9 +46,6 @@ class RunText {
   std::vector<fs::path> train_files_, valid_files_;
 };
 
-// An encoder of data's by this tokenizer, which must outlive it. Error for one without bos and eos.
-Encoder encoder_of(const text::Tokenizer& tokenizer);
-
 // out/manifest.json: what the run is.
 void write_manifest(const fs::path& out, const Options& options, const model::ModelConfig& config,
                     const RunText& text, const RunIdentity& identity);

@@ -64,6 +64,7 @@ void save_state(const fs::path& folder, model::Transformer& model,
     for (const auto& spec : writer.order()) writer.write(tensors.at(spec.name));
     writer.finish();
     const nlohmann::ordered_json state = {{"step", trainer.done()},
+                                          {"seq", trainer.options().seq},
                                           {"data_hash", identity.data_hash},
                                           {"tokenizer_hash", identity.tokenizer_hash},
                                           {"isa", identity.isa}};
@@ -116,6 +117,17 @@ void load_state(const fs::path& folder, model::Transformer& model, Trainer& trai
   });
   trainer.resume_at(state["step"].get<int64_t>());
   model.prepare(true);
+}
+
+std::optional<int64_t> trained_length(const fs::path& folder) {
+  if (!fs::exists(folder / kStateFile)) return {};
+  const std::string where = (folder / kStateFile).string();
+  const auto state = checkpoint::parse_json<nlohmann::json>(read_file(folder / kStateFile), where);
+  if (!state.is_object() || !state.contains("seq") || !state["seq"].is_number_integer() ||
+      state["seq"] < 2) {
+    fail("{}: no \"seq\": the file is damaged", where);
+  }
+  return state["seq"].get<int64_t>();
 }
 
 uint64_t state_bytes_on_disk(const model::ModelConfig& config) {

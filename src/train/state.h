@@ -2,11 +2,13 @@
 // on as if it had never stopped.
 //
 //   optimizer.safetensors   master.NAME, m.NAME, v.NAME: FP32, for every weight by its Hugging Face
-//   name trainer_state.json      the step, and the hashes of data and tokenizer that the run is
-//   bound to
+//                           name
+//   trainer_state.json      the step, the length trained on, and the hashes of data and tokenizer
+//                           that the run is bound to
 #pragma once
 
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "checkpoint/hf_config.h"
 #include "train/trainer.h"
@@ -30,6 +32,10 @@ void save_state(const fs::path& folder, model::Transformer& model,
 void load_weights_to_resume(const fs::path& folder, model::Transformer& model);
 void load_state(const fs::path& folder, model::Transformer& model, Trainer& trainer,
                 const RunIdentity& identity);
+
+// Tokens of a sequence that the checkpoint in `folder` was trained on; nothing where minke did not
+// train it.
+std::optional<int64_t> trained_length(const fs::path& folder);
 
 // Bytes on disk of one checkpoint.
 uint64_t state_bytes_on_disk(const model::ModelConfig& config);

@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "base/file.h"
-#include "base/temporary_folder.h"
+#include "base/file.h"
 
 namespace minke {
 

@@ -12,7 +12,7 @@
 #include <string>
 
 #include "base/file.h"
-#include "base/temporary_folder.h"
+#include "base/file.h"
 
 namespace minke {
 namespace {

@@ -13,7 +13,7 @@
 
 #include "base/error.h"
 #include "base/small_disk.h"
-#include "base/temporary_folder.h"
+#include "base/file.h"
 
 namespace minke {
 namespace {

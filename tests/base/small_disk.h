@@ -13,7 +13,7 @@
 #include <cstring>
 #include <string>
 
-#include "base/temporary_folder.h"
+#include "base/file.h"
 
 namespace minke {
 

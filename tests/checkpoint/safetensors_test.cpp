@@ -9,7 +9,7 @@
 #include "base/error.h"
 #include "base/rng.h"
 #include "base/small_disk.h"
-#include "base/temporary_folder.h"
+#include "base/file.h"
 
 namespace minke::checkpoint {
 namespace {

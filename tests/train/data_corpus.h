@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "base/error.h"
-#include "base/temporary_folder.h"
+#include "base/file.h"
 #include "train/data.h"
 
 namespace minke::train {

@@ -1,0 +1,154 @@
+#include "app/eval_command.h"
+
+#include <fmt/format.h>
+
+#include <fstream>
+#include <memory>
+#include <nlohmann/json.hpp>
+
+#include "app/text_options.h"
+#include "base/error.h"
+#include "base/progress.h"
+#include "infer/loaded_model.h"
+#include "model/memory.h"
+#include "train/evaluate.h"
+#include "train/state.h"
+#include "train/tokenizer.h"
+
+namespace minke::app {
+namespace {
+
+constexpr const char* kFooter =
+    R"(The text is read as one document that a beginning-of-sentence token opens, in windows that
+advance by half of their length, so that each token is predicted once with at least half a window
+before it. Bits per byte count every byte and do not depend on the tokenizer.
+
+--logprobs writes a JSON object a line, in the order of the text: {"position": from 1, "id": token,
+"text": what it stands for, "logprob": natural logarithm of its probability}.
+
+Examples:
+  minke eval runs/first --data held-out.txt
+  minke eval runs/first --data held-out.jsonl --logprobs logprobs.jsonl)";
+
+// Windows computed at once take memory, and a model that was never trained here has no length of
+// its own.
+constexpr int64_t kDefaultWindow = 512;
+
+struct Arguments {
+  std::string model, precision = "bf16", text_field = "text", logprobs;
+  std::vector<std::string> data;
+  int64_t window = 0;
+};
+
+int64_t window_of(const Arguments& arguments, const infer::LoadedModel& loaded) {
+  const int64_t most = loaded.config.model.max_position_embeddings;
+  if (arguments.window > most) {
+    fail("--seq {}: the model's max_position_embeddings is {}", arguments.window, most);
+  }
+  if (arguments.window > 0) return arguments.window / 2 * 2;
+  return train::trained_length(loaded.folder).value_or(std::min(kDefaultWindow, most)) / 2 * 2;
+}
+
+class LogprobsFile {
+ public:
+  explicit LogprobsFile(const std::string& path) : path_(path) {
+    if (path.empty()) return;
+    file_.open(path);
+    if (!file_) fail("{}: cannot be written", path);
+  }
+  bool wanted() const { return !path_.empty(); }
+  void write(int64_t position, int32_t id, std::string_view text, float loss) {
+    const nlohmann::ordered_json line = {
+        {"position", position}, {"id", id}, {"text", text}, {"logprob", -loss}};
+    // A token may end within a character.
+    file_ << line.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) << '\n';
+  }
+  void finish() {
+    if (wanted() && !file_.flush()) fail("{}: cannot be written", path_);
+  }
+
+ private:
+  std::string path_;
+  std::ofstream file_;
+};
+
+void print(const train::Evaluation& e, int64_t window) {
+  fmt::print("{} tokens, {} bytes, windows of {}\n", e.tokens, e.bytes, window);
+  fmt::print("{:32} {:>9} {:>11}\n", "", "loss", "perplexity");
+  for (size_t k = 0; k < e.depth.size(); ++k) {
+    fmt::print("{:32} {:9.4f} {:11.3f}\n",
+               k == 0 ? "next token" : fmt::format("MTP depth {}: {} further", k, k),
+               e.depth[k].loss, e.depth[k].perplexity());
+  }
+  fmt::print("bits per byte: {:.4f}\n", e.bits_per_byte);
+  if (e.acceptance >= 0) {
+    fmt::print("second token accepted: {:.1f}% (MTP depth 1's likeliest is the model's own)\n",
+               100 * e.acceptance);
+  }
+}
+
+void run(const Arguments& arguments) {
+  const auto precision =
+      arguments.precision == "fp32" ? model::Precision::kF32 : model::Precision::kBF16;
+  const infer::LoadedModel loaded = infer::load_model(arguments.model, precision);
+  const text::Tokenizer tokenizer = text::Tokenizer::load(loaded.folder);
+  if (tokenizer.vocabulary() > loaded.config.model.vocab_size) {
+    fail("{}: the tokenizer has {} tokens, the model {}", loaded.folder.string(),
+         tokenizer.vocabulary(), loaded.config.model.vocab_size);
+  }
+  const TemporaryFolder standard_input;
+  const auto held_out = train::held_out(train::find_sources(arguments.data, standard_input.path()),
+                                        arguments.text_field, train::encoder_of(tokenizer));
+  LogprobsFile logprobs(arguments.logprobs);
+
+  train::EvalOptions how;
+  how.window = window_of(arguments, loaded);
+  const model::StepMemory memory =
+      model::step_memory(loaded.config.model, precision, how.sequences, how.window);
+  Arena saved(2 * memory.activations + memory.workspace), scratch(8 * memory.workspace);
+  Progress progress("evaluating", held_out.tokens.size());
+  uint64_t shown = 0;
+  how.on_progress = [&](double share) {
+    const auto now = static_cast<uint64_t>(share * static_cast<double>(held_out.tokens.size()));
+    progress.add(now - std::exchange(shown, now));
+  };
+  if (logprobs.wanted()) {
+    how.on_token = [&](int64_t position, int32_t id, float loss) {
+      logprobs.write(position, id, tokenizer.bytes_of(id), loss);
+    };
+  }
+  const auto bytes_of = [&](int64_t first, int64_t last) {
+    int64_t bytes = 0;
+    for (int64_t i = first; i < last; ++i) {
+      bytes += std::ssize(tokenizer.bytes_of(held_out.tokens[static_cast<size_t>(i)]));
+    }
+    return bytes;
+  };
+  const train::Evaluation result =
+      train::evaluate(*loaded.model, held_out.tokens, bytes_of, how, {precision, saved, scratch});
+  logprobs.finish();
+  print(result, how.window);
+}
+
+}  // namespace
+
+void add_eval_command(CLI::App& app) {
+  const auto arguments = std::make_shared<Arguments>();
+  CLI::App* command = app.add_subcommand("eval", "How well a model predicts a text");
+  command->footer(kFooter);
+  command->add_option("model", arguments->model, "A model's folder, or a run's")->required();
+  command->add_option("--data", arguments->data, "Text: files, folders, globs or -")->required();
+  command->add_option("--text-field", arguments->text_field, "The field of a .jsonl line")
+      ->capture_default_str();
+  command
+      ->add_option("--seq", arguments->window,
+                   "Tokens of a window (default: the length it was trained on)")
+      ->check(CLI::Range(2, 1 << 20));
+  command->add_option("--precision", arguments->precision, "What is computed in")
+      ->check(CLI::IsMember({"fp32", "bf16"}))
+      ->capture_default_str();
+  command->add_option("--logprobs", arguments->logprobs, "Write a line for each token here");
+  command->callback([arguments] { run(*arguments); });
+}
+
+}  // namespace minke::app
