@@ -6,6 +6,7 @@
 #include <new>
 #include <string>
 
+#include "app/bench_command.h"
 #include "app/chat_command.h"
 #include "app/eval_command.h"
 #include "app/generate_command.h"
@@ -72,6 +73,7 @@ int run(int argc, char** argv) {
   add_inspect_command(app);
   add_verify_command(app);
   add_tokenizer_command(app);
+  add_bench_command(app);
 
   if (argc == 1) {
     fmt::print(stderr, "{}", app.help());

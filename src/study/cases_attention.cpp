@@ -452,7 +452,7 @@ void add_latent(OpCases& cases, const LatentSpec& spec) {
                    .shape = fmt::format("{} rows of {} {}x{}+{} {}{}", spec.lengths.size(),
                                         spec.lengths.back(), spec.heads, spec.rank, spec.rope,
                                         short_name(spec.dtype), spec.one_cache ? " one cache" : ""),
-                   .limit = Limit::kMemory,
+                   .limit = Limit::kRead,
                    .work = tokens * static_cast<double>(spec.rank + spec.rope) *
                            static_cast<double>(size_of(spec.dtype)),
                    .bench = spec.bench,

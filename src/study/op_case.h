@@ -29,16 +29,17 @@ class OpRun {
   virtual std::vector<Tensor> outputs() { return {}; }
 };
 
-enum class Limit { kComputeF32, kComputeBF16, kMemory };  // whose peak the speed is a share of
+// Whose peak the speed is a share of: multiply-adds, reading and writing memory, or reading alone.
+enum class Limit { kComputeF32, kComputeBF16, kMemory, kRead };
 
 struct OpCase {
   std::string op;     // the op's name: rms_norm_backward
   std::string shape;  // 512x1408x2048 bf16
   Limit limit = Limit::kMemory;
-  double work =
-      0;  // FLOPs of a run, or bytes moved at the least (read + written) where memory is the limit
-  bool bench = false;  // a large shape, for speed; correctness is shown on the small ones (tiny,
-                       // odd, every remainder)
+  // FLOPs of a run, or bytes moved at the least (read + written) where memory is the limit.
+  double work = 0;
+  // A large shape, for speed; correctness is shown on the small ones (tiny, odd, every remainder).
+  bool bench = false;
   std::function<std::unique_ptr<OpRun>()> make;
 };
 

@@ -1,0 +1,105 @@
+#include "study/bench.h"
+
+#include <algorithm>
+#include <chrono>
+#include <optional>
+
+#include "base/error.h"
+#include "base/thread_pool.h"
+#include "study/peak.h"
+
+namespace minke::study {
+namespace {
+
+double seconds_of(const std::function<void()>& work) {
+  const auto start = std::chrono::steady_clock::now();
+  work();
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+double median(std::vector<double> x) {
+  std::sort(x.begin(), x.end());
+  return x[x.size() / 2];
+}
+
+std::string_view name_of(Limit limit) {
+  switch (limit) {
+    case Limit::kComputeF32:
+      return "FP32 peak";
+    case Limit::kComputeBF16:
+      return "BF16 peak";
+    case Limit::kMemory:
+      return "read and write";
+    case Limit::kRead:
+      return "read";
+  }
+  MINKE_CHECK(false);
+}
+
+// The limit of a case: arithmetic alone, or memory of as many bytes as the op moves, in pages of
+// its own.
+class Peak {
+ public:
+  explicit Peak(const OpCase& c) : limit_(c.limit) {
+    const auto bytes = static_cast<int64_t>(c.work);
+    if (limit_ == Limit::kMemory) memory_.emplace(DType::kF32, Shape{bytes / 8 + 1});
+    if (limit_ == Limit::kRead) memory_.emplace(DType::kF32, Shape{bytes / 4 + 1});
+  }
+  double measure() {
+    if (!memory_) return peak_flops(limit_);
+    const std::span bytes(static_cast<std::byte*>(memory_->raw()), memory_->bytes());
+    return limit_ == Limit::kMemory ? update_bandwidth(bytes) : read_bandwidth(bytes);
+  }
+
+ private:
+  Limit limit_;
+  std::optional<OwnedTensor> memory_;
+};
+
+BenchResult bench(const OpCase& c, OpRun& run, const BenchOptions& options) {
+  Peak peak(c);
+  const double once = seconds_of([&] { run.run(); });
+  const auto rounds = std::max<int64_t>(1, std::llround(options.burst_seconds / once));
+  std::vector<double> values, peaks, shares;
+  double before = peak.measure();
+  for (int burst = 0; burst < options.bursts; ++burst) {
+    const double seconds = seconds_of([&] {
+      for (int64_t i = 0; i < rounds; ++i) run.run();
+    });
+    const double after = peak.measure();
+    values.push_back(c.work * static_cast<double>(rounds) / seconds);
+    peaks.push_back((before + after) / 2);
+    shares.push_back(values.back() / peaks.back());
+    before = after;
+  }
+  const bool memory = c.limit == Limit::kMemory || c.limit == Limit::kRead;
+  return {.name = c.op,
+          .shape = c.shape,
+          .threads = thread_count(),
+          .value = median(values) / 1e9,
+          .unit = memory ? "GB/s" : "GFLOP/s",
+          .peak = median(peaks) / 1e9,
+          .share = median(shares),
+          .peak_name = name_of(c.limit)};
+}
+
+}  // namespace
+
+void bench_kernels(const BenchOptions& options,
+                   const std::function<void(const BenchResult&)>& on_result) {
+  bool any = false;
+  for (const OpCase& c : all_op_cases()) {
+    const std::string name = c.op + " " + c.shape;
+    if (!c.bench || name.find(options.only) == std::string::npos) continue;
+    any = true;
+    const std::unique_ptr<OpRun> run = c.make();
+    for (const int threads : options.threads) {
+      set_thread_count(threads);
+      run->run();  // wakes threads, faults pages
+      on_result(bench(c, *run, options));
+    }
+  }
+  if (!any) fail("no op is named like '{}'", options.only);
+}
+
+}  // namespace minke::study
