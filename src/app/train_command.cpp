@@ -1,5 +1,6 @@
 #include "app/train_command.h"
 
+#include <fstream>
 #include <memory>
 
 #include "base/error.h"
@@ -21,9 +22,29 @@ Hugging Face folder.)";
 
 struct TrainArguments {
   train::Options options;
-  std::string out, resume;
+  std::string out, resume, config;
   bool no_report = false;
 };
+
+// Gives the command what a file says and the line did not. (CLI11 itself reads a file for the whole
+// program only, never for one command.)
+void read_flags(CLI::App& command, const std::string& path) {
+  std::ifstream file(path);
+  if (!file) fail("{}: cannot be read", path);
+  for (const CLI::ConfigItem& item : CLI::ConfigTOML().from_config(file)) {
+    CLI::Option* option = command.get_option_no_throw("--" + item.name);
+    if (option == nullptr || !item.parents.empty() || item.name == "config") {
+      fail("{}: no setting is named '{}'; see `minke train --help`", path, item.fullname());
+    }
+    if (option->count() > 0) continue;
+    try {
+      for (const std::string& value : item.inputs) option->add_result(value);
+      option->run_callback();
+    } catch (const CLI::ParseError& error) {
+      fail("{}: {}", path, error.what());
+    }
+  }
+}
 
 void run(const CLI::App& command, const TrainArguments& arguments) {
   catch_interrupts();
@@ -68,8 +89,13 @@ void add_train_command(CLI::App& app) {
         }
       });
   command->add_flag("--no-report", arguments->no_report, "Write no report.html at the end");
-  command->set_config("--config", "", "A file of flags: TOML, a line `batch = 32` for --batch 32");
-  command->callback([command, arguments] { run(*command, *arguments); });
+  command->add_option("--config", arguments->config,
+                      "A file of flags: TOML, a line `batch = 32` for --batch 32; flags given here "
+                      "win");
+  command->callback([command, arguments] {
+    if (!arguments->config.empty()) read_flags(*command, arguments->config);
+    run(*command, *arguments);
+  });
 }
 
 }  // namespace minke::app

@@ -14,11 +14,6 @@ namespace {
 
 using Numbers = std::vector<double>;
 
-bool is_bf16(double x) {
-  const auto f = static_cast<float>(x);
-  return static_cast<double>(f) == x && (std::bit_cast<uint32_t>(f) & 0xffffU) == 0;
-}
-
 // The finaliser of splitmix64: every bit of the result depends on every bit of the number.
 uint64_t mix(uint64_t z) {
   z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9U;
@@ -33,8 +28,12 @@ void add_to(Numbers& y, const Numbers& x) {
 }  // namespace
 
 double Rounding::operator()(double x) const {
-  if (size == 0 || is_bf16(x)) return x;
-  const bool up = (mix(std::bit_cast<uint64_t>(x) + mix(seed)) & 1U) != 0;
+  // Of a double's 52 stored bits, those below half a unit in the format's last place.
+  const uint64_t below = (uint64_t{1} << (53 - bits - 1)) - 1;
+  const auto code = std::bit_cast<uint64_t>(x);
+  const bool held = (code & (2 * below + 1)) == 0;
+  if (size == 0 || held) return x;
+  const bool up = (mix((code & ~below) + mix(seed)) & 1U) != 0;
   return up ? x * (1 + size) : x * (1 - size);
 }
 

@@ -12,7 +12,6 @@
 #include <string>
 
 #include "base/file.h"
-#include "base/file.h"
 
 namespace minke {
 namespace {

@@ -13,6 +13,7 @@
 #include <cstring>
 #include <string>
 
+#include "base/error.h"
 #include "base/file.h"
 
 namespace minke {

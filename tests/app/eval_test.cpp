@@ -1,0 +1,71 @@
+// minke eval: the run's own last figure, from its checkpoint.
+#include <cmath>
+#include <sstream>
+
+#include "app/small_run.h"
+
+namespace minke {
+namespace {
+
+using testing::HasSubstr;
+
+double number_after(const std::string& text, const std::string& what) {
+  const size_t at = text.find(what);
+  if (at == std::string::npos) {
+    ADD_FAILURE() << what << " is not in " << text;
+    return NAN;
+  }
+  return std::stod(text.substr(at + what.size()));
+}
+
+TEST(Eval, IsTheFigureThatTrainingEndedWith) {
+  const SmallRuns runs;
+  expect_success(run_program(runs.flags("run", {"--steps", "40"})));
+  double last = 0;
+  std::istringstream lines(read_file(runs.path("run/metrics.jsonl")));
+  for (std::string line; std::getline(lines, line);) {
+    const auto event = nlohmann::json::parse(line);
+    if (event["event"] == "eval") last = event["bits_per_byte"];
+  }
+  const Said said = run_program({"eval", runs.path("run"), "--data", runs.path("valid.txt"),
+                                 "--logprobs", runs.path("logprobs.jsonl")});
+  expect_success(said);
+  // The checkpoint holds embedding and norms rounded to BF16: 2^-8 of each number, of which the
+  // loss, a difference of sums of many, shows less.
+  const double bits = number_after(said.out, "bits per byte: ");
+  EXPECT_NEAR(bits, last, std::ldexp(last, -8));
+  EXPECT_THAT(said.out, HasSubstr("MTP depth 1"));
+  EXPECT_THAT(said.out, HasSubstr("second token accepted"));
+
+  // The same text, token by token: it adds up to every byte and every bit.
+  const std::string text = read_file(runs.path("valid.txt"));
+  std::string joined;
+  double nats = 0;
+  int64_t position = 0;
+  std::istringstream tokens(read_file(runs.path("logprobs.jsonl")));
+  for (std::string line; std::getline(tokens, line);) {
+    const auto token = nlohmann::json::parse(line);
+    EXPECT_EQ(token["position"], ++position);
+    joined += token["text"].get<std::string>();
+    nats -= token["logprob"].get<double>();
+  }
+  EXPECT_EQ(joined, text);
+  // Four decimals are printed.
+  EXPECT_NEAR(nats / std::log(2) / static_cast<double>(text.size()), bits, 1e-4);
+}
+
+TEST(Eval, BadInputIsNamed) {
+  const SmallRuns runs;
+  expect_success(run_program(runs.flags("run", {"--steps", "2"})));
+  expect_fault(run_program({"eval", runs.path("run"), "--data", runs.path("nowhere")}), "nowhere");
+  expect_fault(run_program({"eval", runs.path("text"), "--data", runs.path("valid.txt")}), "text");
+  expect_fault(
+      run_program({"eval", runs.path("run"), "--data", runs.path("valid.txt"), "--seq", "65"}),
+      "max_position_embeddings");
+  expect_fault(run_program({"eval", runs.path("run"), "--data", runs.path("valid.txt"),
+                            "--logprobs", runs.path("no/such/file")}),
+               "no/such/file");
+}
+
+}  // namespace
+}  // namespace minke

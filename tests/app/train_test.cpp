@@ -1,0 +1,316 @@
+// minke train as a user runs it: runs that stop, are killed and go on; bad input.
+#include <unistd.h>
+
+#include <chrono>
+#include <functional>
+#include <thread>
+
+#include "app/small_run.h"
+#include "base/small_disk.h"
+#include "ops/isa.h"
+
+namespace minke {
+namespace {
+
+using std::chrono::milliseconds;
+using testing::HasSubstr;
+
+void wait_until(const std::function<bool()>& done) {
+  for (int i = 0; i < 3000 && !done(); ++i) std::this_thread::sleep_for(milliseconds(10));
+  ASSERT_TRUE(done()) << "half a minute has passed";
+}
+
+int64_t lines_of(const fs::path& path) {
+  if (!fs::exists(path)) return 0;
+  const std::string text = read_file(path);
+  return std::ranges::count(text, '\n');
+}
+
+nlohmann::json state_of(const SmallRuns& runs, const std::string& out) {
+  return nlohmann::json::parse(read_file(runs.path(out + "/checkpoint/trainer_state.json")));
+}
+
+class TrainOnEveryIsa : public testing::TestWithParam<ops::Isa> {
+ protected:
+  void SetUp() override {
+    ::setenv("MINKE_ISA", std::string(ops::isa_name(GetParam())).c_str(), 1);
+  }
+  void TearDown() override { ::unsetenv("MINKE_ISA"); }
+};
+
+// Trap 12: train(2N) = train(N) + resume(N), byte for byte, wherever it stops: within the warm-up,
+// within an epoch (the text has less than a thousand tokens, a run reads 12 * 4 * 16), at its end;
+// and for any number of threads.
+TEST_P(TrainOnEveryIsa, Trap12AResumedRunIsTheSameBytesAsOneThatNeverStopped) {
+  for (const char* precision : {"fp32", "bf16"}) {
+    const SmallRuns runs;
+    const std::vector<std::string> common = {"--steps", "12", "--precision", precision};
+    const auto with = [&](std::vector<std::string> more) {
+      more.insert(more.end(), common.begin(), common.end());
+      return more;
+    };
+    expect_success(run_program(runs.flags("whole", with({"--threads", "1"}))));
+    const std::string whole = runs.state("whole");
+    for (const char* stop : {"1", "3", "7", "11"}) {
+      const std::string out = std::string("stopped") + stop;
+      expect_success(run_program(runs.flags(out, with({"--stop-at", stop, "--threads", "2"}))));
+      EXPECT_NE(runs.state(out), whole);
+      expect_success(run_program({"train", "--resume", runs.path(out), "--no-report"}));
+      EXPECT_TRUE(runs.state(out) == whole) << precision << ", stopped after " << stop;
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Isas, TrainOnEveryIsa, testing::ValuesIn(ops::available_isas()),
+                         [](const auto& isa) { return std::string(ops::isa_name(isa.param)); });
+
+TEST(Train, AnotherInstructionSetIsWarnedOf) {
+  const SmallRuns runs;
+  ::setenv("MINKE_ISA", "scalar", 1);
+  expect_success(run_program(runs.flags("run", {"--steps", "4", "--stop-at", "2"})));
+  ::unsetenv("MINKE_ISA");
+  const Said said = run_program({"train", "--resume", runs.path("run"), "--no-report"});
+  expect_success(said);
+  if (ops::isa() == ops::Isa::kScalar) GTEST_SKIP() << "there is no other here";
+  EXPECT_THAT(said.err, HasSubstr("bytes will differ"));
+}
+
+TEST(Train, AnInterruptSavesAndTheRunGoesOnAsIfThereHadBeenNone) {
+  const SmallRuns runs;
+  for (const int signal : {SIGINT, SIGTERM}) {
+    const std::string out = signal == SIGINT ? "int" : "term";
+    Program program(runs.flags(out, {"--steps", "100000", "--save-every", "100000"}));
+    ASSERT_NO_FATAL_FAILURE(
+        wait_until([&] { return lines_of(runs.path(out + "/metrics.jsonl")) > 5; }));
+    program.send(signal);
+    const Said said = program.wait();
+    expect_success(said);
+    EXPECT_THAT(said.err, HasSubstr("minke train --resume"));
+    const int64_t done = state_of(runs, out)["step"];
+    const std::string stop = std::to_string(done + 3);
+    expect_success(run_program({"train", "--resume", runs.path(out), "--stop-at", stop}));
+    expect_success(run_program(runs.flags(out + "2", {"--steps", "100000", "--stop-at", stop})));
+    EXPECT_TRUE(runs.state(out) == runs.state(out + "2"));
+  }
+}
+
+TEST(Train, KilledAtAnyMomentOfSavingItGoesOnFromTheLastGoodCheckpoint) {
+  const SmallRuns runs;
+  const std::string metrics = runs.path("run/metrics.jsonl");
+  const fs::path state = runs.path("run/checkpoint/trainer_state.json");
+  {
+    Program program(runs.flags("run", {"--steps", "100000", "--save-every", "1"}));
+    ASSERT_NO_FATAL_FAILURE(wait_until([&] { return fs::exists(state); }));
+    program.send(SIGKILL);
+    EXPECT_EQ(program.wait().exit_code, 128 + SIGKILL);
+  }
+  Rng rng(5);
+  for (int i = 0; i < 8; ++i) {
+    Program program({"train", "--resume", runs.path("run"), "--save-every", "1"});
+    const int64_t before = lines_of(metrics);
+    ASSERT_NO_FATAL_FAILURE(wait_until([&] { return lines_of(metrics) > before + 2; }));
+    std::this_thread::sleep_for(std::chrono::microseconds(rng.below(30'000)));
+    program.send(SIGKILL);
+    const Said said = program.wait();
+    EXPECT_EQ(said.exit_code, 128 + SIGKILL) << said.err;
+  }
+  // Where the kill left the folder between two renames, the next start puts it right.
+  const Said last =
+      run_program({"train", "--resume", runs.path("run"), "--steps", "7", "--stop-at", "1"});
+  EXPECT_EQ(last.exit_code, 2);  // --steps is the run's own
+  expect_success(run_program({"train", "--resume", runs.path("run"), "--stop-at", "1"}));
+  const int64_t done = state_of(runs, "run")["step"];
+  EXPECT_GT(done, 8);
+  const std::string stop = std::to_string(done + 2);
+  expect_success(run_program({"train", "--resume", runs.path("run"), "--stop-at", stop}));
+  expect_success(run_program(runs.flags("same", {"--steps", "100000", "--stop-at", stop})));
+  EXPECT_TRUE(runs.state("run") == runs.state("same"));
+}
+
+TEST(Train, ALockedFolderIsRefusedAndTheRunInItGoesOn) {
+  const SmallRuns runs;
+  Program program(runs.flags("run", {"--steps", "100000"}));
+  ASSERT_NO_FATAL_FAILURE(wait_until([&] { return lines_of(runs.path("run/metrics.jsonl")) > 1; }));
+  expect_fault(run_program({"train", "--resume", runs.path("run")}), runs.path("run"), "another");
+  program.send(SIGINT);
+  expect_success(program.wait());
+}
+
+TEST(Train, AFullDiskLosesNothing) {
+  const SmallRuns runs;
+  const SmallDisk disk(size_t{48} << 20);
+  if (!disk.mounted()) GTEST_SKIP() << disk.why_not();
+  Program program(runs.flags(
+      "", {"--steps", "100000", "--save-every", "40", "--out", (disk / "run").string()}));
+  const fs::path state = disk / "run/checkpoint/trainer_state.json";
+  ASSERT_NO_FATAL_FAILURE(wait_until([&] { return fs::exists(state); }));
+  {
+    std::ofstream filler(disk / "filler");
+    const std::string block(1 << 16, 'x');
+    while (filler.write(block.data(), std::ssize(block)).flush()) {
+    }
+  }
+  expect_fault(program.wait(), disk.path().string());
+  expect_fault(run_program({"train", "--resume", (disk / "run").string()}), "disk");
+  fs::remove(disk / "filler");
+  const auto step = nlohmann::json::parse(read_file(state))["step"].get<int64_t>();
+  EXPECT_EQ(step % 40, 0);
+  const Said said = run_program(
+      {"train", "--resume", (disk / "run").string(), "--stop-at", std::to_string(step + 1)});
+  expect_success(said);
+}
+
+TEST(Train, BadTextIsNamed) {
+  const SmallRuns runs;
+  const auto with_data = [&](const std::string& name) {
+    return run_program(runs.flags("run", {"--steps", "2", "--data", runs.path(name)}));
+  };
+  expect_fault(with_data("nowhere"), "nowhere");
+  fs::create_directories(runs.path("folder"));
+  expect_fault(with_data("folder"), "folder");
+  runs.write("empty.txt", "");
+  expect_fault(with_data("empty.txt"), "empty.txt", "empty");
+  runs.write("latin.txt", small_text(1, 3) + "na\xefve");
+  expect_fault(with_data("latin.txt"), "latin.txt", "UTF-8",
+               std::to_string(small_text(1, 3).size() + 2));
+  runs.write("odd.doc", "text");
+  expect_fault(with_data("odd.doc"), "odd.doc", ".txt");
+  runs.write("lines.jsonl", "{\"text\": \"good\"}\n{\"body\": \"bad\"}\n");
+  expect_fault(with_data("lines.jsonl"), "lines.jsonl", "2", "text");
+  EXPECT_FALSE(fs::exists(runs.path("run/checkpoint")));
+}
+
+TEST(Train, BadSettingsAreNamed) {
+  const SmallRuns runs;
+  const auto with = [&](const std::vector<std::string>& more) {
+    return run_program(runs.flags("run", more));
+  };
+  expect_fault(with({}), "--steps", "--minutes");
+  expect_fault(with({"--steps", "2", "--minutes", "1"}), "--minutes");
+  expect_fault(with({"--steps", "-2"}), "--steps");
+  expect_fault(with({"--steps", "2", "--clip", "nan"}), "--clip");
+  expect_fault(with({"--steps", "2", "--precision", "fp7"}), "fp7");
+  expect_fault(with({"--steps", "2", "--sped", "3"}), "--sped");
+  expect_fault(with({"--steps", "2", "--batch", "1000000", "--seq", "60"}), "memory");
+  expect_fault(with({"--steps", "2", "--seq", "65"}), "max_position_embeddings");
+
+  const auto with_config = [&](const char* key, const nlohmann::json& value) {
+    auto config = small_config();
+    config[key] = value;
+    runs.write("bad.json", config.dump());
+    return run_program(runs.flags("run", {"--steps", "2", "--model", runs.path("bad.json")}));
+  };
+  expect_fault(with_config("scoring_func", "tanh"), "bad.json", "tanh");
+  expect_fault(with_config("n_routed_experts", 9), "n_routed_experts", "n_group");
+  expect_fault(with_config("vocab_size", 300), "vocab_size");
+  expect_fault(with_config("hidden_size", -4), "hidden_size");
+  expect_fault(with_config("num_experts_per_tok", 9), "num_experts_per_tok");
+}
+
+TEST(Train, AFolderThatCannotBeWrittenIsNamed) {
+  const SmallRuns runs;
+  // Below a file.
+  expect_fault(run_program(runs.flags("valid.txt/run", {"--steps", "2"})), "valid.txt");
+  SmallDisk disk(1 << 20);
+  if (!disk.mounted()) GTEST_SKIP() << disk.why_not();
+  disk.make_read_only();
+  expect_fault(run_program(runs.flags("", {"--steps", "2", "--out", (disk / "run").string()})),
+               disk.path().string());
+}
+
+TEST(Train, AFolderThatHoldsARunIsNotTrainedOver) {
+  const SmallRuns runs;
+  expect_success(run_program(runs.flags("run", {"--steps", "4", "--stop-at", "2"})));
+  const std::string before = runs.state("run");
+  expect_fault(run_program(runs.flags("run", {"--steps", "4"})), "--resume");
+  EXPECT_TRUE(runs.state("run") == before);
+  expect_fault(run_program({"train", "--resume", runs.path("text")}), "no run");
+}
+
+TEST(Train, ResumeRefusesWhatIsOfAnotherRun) {
+  const SmallRuns runs;
+  const std::vector<std::string> half = {"--steps", "6", "--stop-at", "3"};
+  expect_success(run_program(runs.flags("run", half)));
+  auto other_seed = half;
+  other_seed.insert(other_seed.end(), {"--seed", "2"});
+  expect_success(run_program(runs.flags("other", other_seed)));
+  const std::string model = "/checkpoint/model.safetensors", config = "/checkpoint/config.json";
+  const auto resume = [&] { return run_program({"train", "--resume", runs.path("run")}); };
+
+  const std::string weights = read_file(runs.path("run" + model));
+  runs.write("run" + model, read_file(runs.path("other" + model)));
+  expect_fault(resume(), "does not belong");
+  runs.write("run" + model, weights.substr(0, weights.size() - 10));
+  expect_fault(resume(), "model.safetensors");
+  std::string renamed = weights;
+  renamed.replace(renamed.find("model.norm.weight"), 17, "model.norm.weighs");
+  runs.write("run" + model, renamed);
+  expect_fault(resume(), "model.norm.weigh");
+  runs.write("run" + model, weights);
+
+  const std::string good = read_file(runs.path("run" + config));
+  auto changed = nlohmann::json::parse(good);
+  changed["moe_intermediate_size"] = 24;
+  runs.write("run" + config, changed.dump());
+  expect_fault(resume(), "experts");
+  runs.write("run" + config, good);
+
+  const std::string text = read_file(runs.path("text/1.txt"));
+  runs.write("text/1.txt", text + "More.\n");
+  expect_fault(resume(), "text changed");
+  runs.write("text/1.txt", text);
+  expect_success(run_program({"train", "--resume", runs.path("run"), "--no-report"}));
+}
+
+TEST(Train, FlagsComeFromAFileAndTheLineWins) {
+  const SmallRuns runs;
+  runs.write("run.toml", fmt::format("data = [\"{}\", \"{}\"]\nvalid = \"{}\"\nmodel = \"{}\"\n"
+                                     "vocab = 320\nbatch = 4\nseq = 16\nsteps = 9\nlr = 0.01\n",
+                                     runs.path("text/0.txt"), runs.path("text/1.txt"),
+                                     runs.path("valid.txt"), runs.path("config.json")));
+  expect_success(run_program({"train", "--config", runs.path("run.toml"), "--steps", "3",
+                              "--no-report", "--out", runs.path("run")}));
+  const auto manifest = nlohmann::json::parse(read_file(runs.path("run/manifest.json")));
+  const auto& flags = manifest["flags"];
+  EXPECT_EQ(flags["steps"], 3);
+  EXPECT_EQ(flags["lr"], 0.01);
+  EXPECT_EQ(flags["data"].size(), 2);
+  EXPECT_EQ(flags["seq"], 16);
+  for (const char* key : {"minke", "commit", "compiler", "instruction_set", "began", "data_hash",
+                          "tokenizer_hash", "train_files", "valid_files"}) {
+    EXPECT_TRUE(manifest.contains(key)) << key;
+  }
+  for (const char* line : {"sped = 3", "clip = many", "[train]\nsteps = 3", "clip = [1, 2]"}) {
+    runs.write("bad.toml", line);
+    expect_fault(run_program(runs.flags("bad", {"--config", runs.path("bad.toml"), "--lr", "1"})),
+                 "bad.toml");
+  }
+}
+
+TEST(Train, MetricsHoldWhatTheirSchemaSays) {
+  const SmallRuns runs;
+  expect_success(run_program(runs.flags("run", {"--steps", "10", "--eval-every", "5"})));
+  std::istringstream lines(read_file(runs.path("run/metrics.jsonl")));
+  std::map<std::string, int> events;
+  for (std::string line; std::getline(lines, line);) {
+    const auto event = nlohmann::json::parse(line);
+    const std::string kind = event.at("event");
+    ++events[kind];
+    const std::map<std::string, std::vector<std::string>> fields = {
+        {"step",
+         {"step", "loss", "mtp_loss", "balance", "learning_rate", "gradient_norm", "clipped",
+          "tokens", "epochs", "tokens_per_second", "peak_share", "seconds", "max_vio"}},
+        {"routers", {"step", "layers"}},
+        {"eval", {"step", "loss", "perplexity", "bits_per_byte", "tokens", "bytes", "whole"}},
+        {"sample", {"step", "prompt", "text"}}};
+    ASSERT_TRUE(fields.contains(kind)) << line;
+    for (const std::string& field : fields.at(kind)) EXPECT_TRUE(event.contains(field)) << field;
+  }
+  EXPECT_EQ(events["step"], 10);
+  EXPECT_EQ(events["eval"], 2);
+  EXPECT_GT(events["routers"], 0);
+  EXPECT_GT(events["sample"], 0);
+}
+
+}  // namespace
+}  // namespace minke
