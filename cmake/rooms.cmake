@@ -95,6 +95,9 @@ function(minke_room_tests room)
   minke_link_below(test_${room} PRIVATE ${room})
   target_link_libraries(test_${room} PRIVATE minke_ref minke_tensor GTest::gtest GTest::gmock
     GTest::gtest_main)
+  if(room STREQUAL text)  # a golden tokenizer is stored as .gz
+    target_link_libraries(test_${room} PRIVATE ZLIB::ZLIB)
+  endif()
   if(room STREQUAL app)
     add_dependencies(test_${room} minke)
   endif()

@@ -28,7 +28,10 @@ Tensor checked(const CheckpointFolder& files, const std::string& name, const Sha
   const std::string where = files.file_of(name).path().string();
   const StoredTensor& stored = files.stored(name);
   if (stored.dtype != "BF16" && stored.dtype != "F32") {
-    fail("{}: {}: dtype {}, expected BF16 or F32", where, name, stored.dtype);
+    fail("{}: {}: dtype {}, expected BF16 or F32{}", where, name, stored.dtype,
+         stored.dtype == "F8_E4M3"
+             ? ": this version computes in those two, so an FP8 checkpoint must be converted first"
+             : "");
   }
   const Tensor tensor = files.tensor(name);
   if (tensor.shape() != shape) {
@@ -40,7 +43,7 @@ Tensor checked(const CheckpointFolder& files, const std::string& name, const Sha
 
 void load_piece(model::Weight& weight, model::Piece& piece, const CheckpointFolder& files) {
   if (!files.contains(piece.name)) {
-    fail("{} is missing from the checkpoint{}", piece.name,
+    fail("{}: {} is missing from the checkpoint{}", files.path().string(), piece.name,
          piece.name.find(".enorm.") != std::string::npos
              ? "; a file without its MTP layer needs num_nextn_predict_layers 0 in config.json"
              : "");
@@ -88,7 +91,7 @@ void load_weights(model::Transformer& model, const CheckpointFolder& files, Use 
   model.for_each_router([&](int64_t, model::Router& router) {
     if (!router.has_bias()) return;
     if (!files.contains(router.bias_name)) {
-      fail("{} is missing from the checkpoint", router.bias_name);
+      fail("{}: {} is missing from the checkpoint", files.path().string(), router.bias_name);
     }
     ops::convert(router.bias_E, checked(files, router.bias_name, router.bias_E.shape()));
     known.insert(router.bias_name);

@@ -99,6 +99,7 @@ class CheckpointFolder {
   // file. Error: neither there; an index that names a missing shard, or a tensor its shard lacks.
   explicit CheckpointFolder(const fs::path& path, std::string_view stem = "model");
 
+  const fs::path& path() const { return path_; }
   const std::map<std::string, const SafetensorsFile*, std::less<>>& tensors() const {
     return where_;
   }

@@ -77,4 +77,8 @@ inline bool is_router_bias(std::string_view name) {
   return name.ends_with("e_score_correction_bias");
 }
 
+// Error where the reference of that model would not fit in memory: it holds float64 weights, and of
+// each of `runs` at a time their copies and gradients.
+void check_reference_fits(const model::ModelConfig& config, int64_t runs);
+
 }  // namespace minke::study

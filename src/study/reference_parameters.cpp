@@ -1,3 +1,4 @@
+#include "base/file.h"
 #include "study/reference_model.h"
 
 namespace minke::study {
@@ -94,6 +95,23 @@ ref::Routing reference_routing(const model::ModelConfig& c) {
   how.groups = c.n_group;
   how.chosen_groups = c.topk_group;
   return how;
+}
+
+void check_reference_fits(const model::ModelConfig& config, int64_t runs) {
+  double parameters = 0;
+  for (const auto& [name, dims] : parameter_shapes(config)) {
+    double count = 1;
+    for (const int64_t n : dims) count *= static_cast<double>(n);
+    parameters += count;
+  }
+  const double needed = parameters * sizeof(double) * static_cast<double>(1 + 2 * runs);
+  const auto free = static_cast<double>(free_memory_bytes());
+  if (needed > free) {
+    fail(
+        "the float64 reference of {:.2e} parameters needs about {:.1f} GB of memory, {:.1f} GB are "
+        "free: use {}a smaller model of the same architecture",
+        parameters, needed / 1e9, free / 1e9, runs > 1 ? "fewer threads (--threads), or " : "");
+  }
 }
 
 }  // namespace minke::study

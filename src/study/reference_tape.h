@@ -14,11 +14,12 @@
 
 namespace minke::study {
 
-// Replaces the rounding of a number to a format with `bits` significant bits (8 of BF16) by its worst
-// magnitude with a random sign: x becomes x (1 +- size). As in a real rounding, numbers that the
-// format holds stay as they are, and numbers that lie between a number of the format and the middle
-// to the next get errors of one sign: so repeated tokens, and channels that hardly differ between
-// tokens, do not average errors away that they share. A size of 0 leaves everything as it is.
+// Replaces the rounding of a number to a format with `bits` significant bits (8 of BF16) by its
+// worst magnitude with a random sign: x becomes x (1 +- size). As in a real rounding, numbers that
+// the format holds stay as they are, and numbers that lie between a number of the format and the
+// middle to the next get errors of one sign: so repeated tokens, and channels that hardly differ
+// between tokens, do not average errors away that they share. A size of 0 leaves everything as it
+// is.
 struct Rounding {
   double size = 0;
   uint64_t seed = 0;

@@ -2,16 +2,20 @@
 // set in use.
 //
 // FP32: every quantity's error, norm of the difference over norm, is at most kBoundF32; experts,
-// counts and text are equal.
+// counts and text are equal. A quantity may be ill-conditioned (the gradients of queries where
+// attention is nearly uniform are small differences of large numbers): where kBoundF32 is exceeded,
+// the bound is derived as below, with 2^-24 times the root of the longest sum's length in place of
+// 2^-8, if that is more.
 //
 // BF16: bounds are derived for the model at hand, never chosen. The engine rounds to BF16 at known
 // points (docs/NUMERICS.md). The float64 reference runs with each of those roundings replaced by
-// its worst magnitude, 2^-8 of the number, with a random sign; the largest error that a quantity
-// shows over kRuns such runs is its bound. A real rounding error is spread evenly over half a unit
-// in the last place, so its root mean square is 2^-8 sqrt(1/3 E[1/m^2]) = 0.43 * 2^-8 for numbers
-// whose significand m in [1, 2) is spread as that of most data is (log-uniformly): a correct engine
-// stays well below the bound, and one with a wrong term does not. FP32 sums add 2^-24 a step, which
-// is nothing beside 2^-8.
+// its worst magnitude, 2^-8 of the number, with a random sign (numbers that lie between the same
+// two of BF16 err alike, see Rounding); the largest error that a quantity shows over kRuns such
+// runs is its bound. A real rounding error is spread evenly over half a unit in the last place, so
+// its root mean square is 2^-8 sqrt(1/3 E[1/m^2]) = 0.43 * 2^-8 for numbers whose significand m in
+// [1, 2) is spread as that of most data is (log-uniformly): a correct engine stays well below the
+// bound, and one with a wrong term does not. FP32 sums add 2^-24 a step, which is nothing beside
+// 2^-8.
 //
 // A near tie may route a token elsewhere, and no bound holds across that. So numbers are compared
 // with the experts forced to the oracle's. Then the engine chooses for itself: wherever it chooses

@@ -33,7 +33,7 @@ double largest_error(std::span<const double> got, std::span<const double> want) 
 
 Bounds derive_bounds(const ReferenceModel& model, const ReferenceBatch& batch,
                      ReferenceOptions options, const ReferenceResult& exact,
-                     const std::function<void(Values&)>& only) {
+                     const Rounding& rounding, const std::function<void(Values&)>& only) {
   options.forced = exact.experts;
   for (const auto& [name, value] : exact.numbers) {
     if (name.ends_with(".fractions")) options.fractions[name] = value;
@@ -44,7 +44,8 @@ Bounds derive_bounds(const ReferenceModel& model, const ReferenceBatch& batch,
   parallel_for(kRuns, 1, [&](int64_t begin, int64_t end) {
     for (int64_t run = begin; run < end; ++run) {
       ReferenceOptions rounded = options;
-      rounded.rounding = {kRoundoffBF16, static_cast<uint64_t>(run) + 1};
+      rounded.rounding = rounding;
+      rounded.rounding.seed = static_cast<uint64_t>(run) + 1;
       ReferenceResult result = model.run(batch, rounded);
       if (only) only(result.numbers);
       for (const auto& [name, numbers] : result.numbers) {
@@ -54,15 +55,25 @@ Bounds derive_bounds(const ReferenceModel& model, const ReferenceBatch& batch,
     }
   });
   Bounds out;
-  for (const Bounds& run : runs) {
-    for (const auto& [name, error] : run.relative) {
-      out.relative[name] = std::max(out.relative[name], error);
+  for (const auto& [name, numbers] : want) {
+    const bool single = numbers.size() == 1;
+    double relative = 0, absolute = 0, relative_square = 0, absolute_square = 0;
+    for (Bounds& run : runs) {
+      relative = std::max(relative, run.relative[name]);
+      absolute = std::max(absolute, run.absolute[name]);
+      relative_square += run.relative[name] * run.relative[name] / kRuns;
+      absolute_square += run.absolute[name] * run.absolute[name] / kRuns;
     }
-    for (const auto& [name, error] : run.absolute) {
-      out.absolute[name] = std::max(out.absolute[name], error);
-    }
+    out.relative[name] = single ? kSingle * std::sqrt(relative_square) : relative;
+    out.absolute[name] = single ? kSingle * std::sqrt(absolute_square) : absolute;
   }
   return out;
+}
+
+Rounding bf16_rounding() { return {.size = kRoundoffBF16, .bits = 8}; }
+
+Rounding f32_rounding(int64_t terms) {
+  return {.size = kRoundoffF32 * std::sqrt(static_cast<double>(terms)), .bits = 24};
 }
 
 }  // namespace minke::study

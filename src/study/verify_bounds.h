@@ -17,11 +17,22 @@ struct Bounds {
   std::map<std::string, double> relative, absolute;  // by the names of ReferenceResult::numbers
 };
 
-// The largest errors of kRuns runs that round at worst, with the experts and the balance loss's
-// fractions of `exact`, which is the result of the same batch and options without rounding. `only`
-// is called with each result before it is compared: to leave out what is not of interest.
+// The largest errors of kRuns runs that round as `rounding` says (each with a seed of its own),
+// with the experts and the balance loss's fractions of `exact`, which is the result of the same
+// batch and options without rounding. A single number's error is one draw, where a tensor's is a
+// norm over many: its bound is kSingle times the root mean square of the runs. `only` is called
+// with each result before it is compared: to leave out what is not of interest.
 Bounds derive_bounds(const ReferenceModel& model, const ReferenceBatch& batch,
                      ReferenceOptions options, const ReferenceResult& exact,
-                     const std::function<void(Values&)>& only = {});
+                     const Rounding& rounding, const std::function<void(Values&)>& only = {});
+
+// With it, a correct engine (0.43 of the runs' error, see verify.h) is above the bound once in some
+// 10^4 times: Student's t of 8 degrees of freedom beyond 3 / 0.43.
+inline constexpr double kSingle = 3;
+
+// Rounding to BF16, and what FP32 does at worst: sums of up to `terms` numbers, whose error grows
+// as the square root of that.
+Rounding bf16_rounding();
+Rounding f32_rounding(int64_t terms);
 
 }  // namespace minke::study

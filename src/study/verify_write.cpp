@@ -5,6 +5,7 @@
 
 #include "base/rng.h"
 #include "checkpoint/json.h"
+#include "checkpoint/model_files.h"
 
 namespace minke::study {
 namespace {
@@ -134,23 +135,6 @@ bool has_weights(const fs::path& model) {
 
 }  // namespace
 
-void check_reference_fits(const model::ModelConfig& config, int64_t runs) {
-  double parameters = 0;
-  for (const auto& [name, dims] : parameter_shapes(config)) {
-    double count = 1;
-    for (const int64_t n : dims) count *= static_cast<double>(n);
-    parameters += count;
-  }
-  const double needed = parameters * sizeof(double) * static_cast<double>(1 + 2 * runs);
-  const auto free = static_cast<double>(free_memory_bytes());
-  if (needed > free) {
-    fail(
-        "the float64 reference of {:.2e} parameters needs about {:.1f} GB of memory, {:.1f} GB are "
-        "free: use fewer threads (--threads), or a smaller model of the same architecture",
-        parameters, needed / 1e9, free / 1e9);
-  }
-}
-
 Values random_weights(const model::ModelConfig& config, uint64_t seed) {
   Values out;
   for (const auto& [name, dims] : parameter_shapes(config)) {
@@ -212,15 +196,16 @@ void write_golden_folder(const fs::path& folder, const WriteOptions& options) {
          folder.string());
   }
   const bool is_folder = fs::is_directory(options.model);
+  const fs::path source = is_folder ? checkpoint::model_folder(options.model) : options.model;
   const checkpoint::HfConfig config =
-      checkpoint::read_config(is_folder ? options.model / "config.json" : options.model);
+      checkpoint::read_config(is_folder ? source / "config.json" : source);
   const model::ModelConfig& c = config.model;
   check_sizes(c, options);
   check_reference_fits(c, 1);
   write_folder_atomic(folder, [&](const fs::path& to) {
     write_file_atomic(to / "config.json", checkpoint::config_text(config));
-    if (is_folder && has_weights(options.model)) {
-      copy_model(to, checkpoint::CheckpointFolder(options.model));
+    if (is_folder && has_weights(source)) {
+      copy_model(to, checkpoint::CheckpointFolder(source));
     } else {
       write_random_model(to, c, options.seed);
     }

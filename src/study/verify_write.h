@@ -6,7 +6,7 @@
 namespace minke::study {
 
 struct WriteOptions {
-  fs::path model;  // a config.json, or a folder with one and perhaps weights
+  fs::path model;  // a config.json, a folder with one and perhaps weights, or a run's folder
   uint64_t seed = 1;
   int64_t sequences = 2, positions = 26;
   bool documents = false;         // sequences of several documents, which attention does not cross
@@ -25,9 +25,5 @@ void write_golden(const fs::path& folder, const model::ModelConfig& config,
 // Every parameter at random: norms near 1, matrices such that activations keep their size, rounded
 // to BF16; router biases near 0, FP32.
 Values random_weights(const model::ModelConfig& config, uint64_t seed);
-
-// Error where the reference of that model would not fit in memory: it holds float64 weights, and
-// of each of `runs` at a time their copies and gradients.
-void check_reference_fits(const model::ModelConfig& config, int64_t runs);
 
 }  // namespace minke::study

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <unordered_map>
 
 #include "base/error.h"
@@ -22,10 +23,17 @@ struct WordHash {
 };
 using IdsByWord = std::unordered_map<std::string, std::vector<int32_t>, WordHash, std::equal_to<>>;
 
+// A thread's words of the tokenizer it used last. Serial numbers, not addresses, tell tokenizers
+// apart: a new one may lie where an old one lay.
 struct WordCache {
-  const void* owner = nullptr;
+  uint64_t owner = 0;
   IdsByWord words;
 };
+
+uint64_t next_serial() {
+  static std::atomic<uint64_t> last = 0;
+  return ++last;
+}
 
 std::string hash_of(const TokenizerParts& parts) {
   Hasher hasher;
@@ -56,6 +64,7 @@ struct Tokenizer::Impl {
   std::unordered_map<std::string, int32_t> added;
   std::vector<bool> special;
   std::string hash;
+  const uint64_t serial = next_serial();
 
   explicit Impl(TokenizerParts p) : parts(std::move(p)), splitter(parts.patterns) {
     index_added();
@@ -133,8 +142,8 @@ struct Tokenizer::Impl {
       return;
     }
     thread_local WordCache cache;
-    if (cache.owner != this || cache.words.size() >= kCachedWords) {
-      cache.owner = this;
+    if (cache.owner != serial || cache.words.size() >= kCachedWords) {
+      cache.owner = serial;
       cache.words.clear();
     }
     auto found = cache.words.find(word);

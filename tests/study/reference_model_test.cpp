@@ -73,7 +73,7 @@ TEST_P(GoldenCase, RoundingChangesEverythingALittle) {
   for (const auto& [name, value] : exact.numbers) {
     if (name.ends_with(".fractions")) options.fractions[name] = value;
   }
-  options.rounding = {kRoundoffBF16, 1};
+  options.rounding = {.size = kRoundoffBF16, .seed = 1};
   const ReferenceResult rounded = model.run(folder.batch, options);
   for (const auto& [name, want] : exact.numbers) {
     if (name.ends_with(".fractions") || name.ends_with(".bias_after")) continue;
