@@ -120,7 +120,7 @@ std::vector<Fault> faults() {
       {"a row of the head", scale("lm_head.weight", 0, 64), {"logits.0", "logits.1"}, {"hidden"}},
       {"the MTP's norm",
        scale("model.layers.3.enorm.weight", 1.1F),
-       {"logits.1", "loss.1", "total"},
+       {"logits.1"},
        {"logits.0", "loss.0", "hidden", "latent cache, decoded"}},
       {"the MTP's projection",
        scale("model.layers.3.eh_proj.weight", 1.1F),
@@ -171,8 +171,8 @@ TEST(Verify, TellsAWrongFormula) {
       {"theta", [](auto& c) { c.rope_theta = 11000; }},
       {"scaling", [](auto& c) { c.routed_scaling_factor *= 1.05; }},
       {"normalisation", [](auto& c) { c.norm_topk_prob = false; }},
-      {"mscale_all_dim", [](auto& c) { c.rope_scaling->mscale_all_dim = 0.9; }},
-      {"mscale", [](auto& c) { c.rope_scaling->mscale = 0.9; }},
+      {"mscale_all_dim", [](auto& c) { c.rope_scaling->mscale_all_dim = 0; }},
+      {"mscale", [](auto& c) { c.rope_scaling->mscale = 0; }},
       {"factor", [](auto& c) { c.rope_scaling->factor = 32; }},
       {"no YaRN", [](auto& c) { c.rope_scaling.reset(); }},
   };
@@ -182,7 +182,10 @@ TEST(Verify, TellsAWrongFormula) {
       change(folder.config.model);
       const Verification result = verify(folder, {precision, {}});
       EXPECT_FALSE(find(result, "logits.0")->passed()) << name;
-      EXPECT_FALSE(find(result, "gradients")->passed()) << name;
+      // In BF16 the reference may stand in for the oracle, and is judged itself.
+      const Verdict* reference = find(result, "reference for the balance");
+      EXPECT_FALSE((reference != nullptr ? reference : find(result, "gradients"))->passed())
+          << name;
     }
   }
 }
@@ -266,17 +269,40 @@ TEST_F(Written, FromTheFolderOfARun) {
   expect_verified_in_both(write(run.path()));
 }
 
-// The folder of a model whose attention has learnt nothing yet: gradients of its queries are small
-// differences of large numbers, and FP32 cannot know them to kBoundF32.
+// Where all tokens are nearly alike, so are all values, and the gradients of queries are small
+// differences of large numbers: FP32 cannot know them to kBoundF32.
 TEST_F(Written, IllConditionedGradientsHaveADerivedBound) {
-  GoldenFolder made = write(golden("v3") / "config.json");
-  Values weights = read_weights(*made.files, made.config.model);
-  for (auto& [name, numbers] : weights) {
-    if (!name.ends_with("q_a_proj.weight") && !name.ends_with("kv_a_proj_with_mqa.weight"))
+  const TemporaryFolder model;
+  fs::copy(golden("v2") / "config.json", model.path());
+  const checkpoint::CheckpointFolder files(golden("v2"));
+  std::vector<checkpoint::TensorSpec> specs;
+  for (const auto& [name, file] : files.tensors()) specs.push_back(file->stored(name));
+  checkpoint::SafetensorsWriter writer(model / "model.safetensors", specs);
+  for (const auto& spec : writer.order()) {
+    const Tensor stored = files.tensor(spec.name);
+    if (spec.name != "model.embed_tokens.weight") {
+      writer.write(stored);
       continue;
-    for (double& x : numbers) x *= 0x1p-12;
+    }
+    const OwnedTensor alike(DType::kBF16, stored.shape());
+    for (int64_t token = 0; token < stored.dim(0); ++token) {
+      const auto first = stored[0].span<bf16>(), own = stored[token].span<bf16>();
+      for (size_t i = 0; i < first.size(); ++i) {
+        alike[token].data<bf16>()[i] =
+            bf16(static_cast<float>(first[i]) + 0x1p-6F * static_cast<float>(own[i]));
+      }
+    }
+    writer.write(alike);
   }
-  (void)weights;
+  writer.finish();
+  const GoldenFolder made = write(model.path());
+  const Verification result = verify(made, {Precision::kF32, {}});
+  expect_verified(result);
+  EXPECT_GT(find(result, "gradients")->error, kBoundF32);
+  EXPECT_TRUE(verify(made, {Precision::kBF16, {}}).passed());
+  // It is still no licence.
+  const std::string query = "model.layers.1.self_attn.q_b_proj.weight";
+  EXPECT_FALSE(find(verify(made, {Precision::kF32, scale(query, 1.01F)}), "gradients")->passed());
 }
 
 TEST_F(Written, WhatIsMissingIsNotComparedAndSaid) {
