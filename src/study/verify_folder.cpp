@@ -310,7 +310,8 @@ GoldenFolder read_golden_folder(const fs::path& path) {
 Values read_weights(const checkpoint::CheckpointFolder& files, const model::ModelConfig& config) {
   Values out;
   for (const auto& [name, shape] : parameter_shapes(config)) {
-    if (!files.contains(name)) fail("{}: {} is missing from the checkpoint", files.path().string(), name);
+    if (!files.contains(name))
+      fail("{}: {} is missing from the checkpoint", files.path().string(), name);
     out[name] = read_weight(files, name, shape, config);
   }
   return out;
