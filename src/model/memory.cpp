@@ -2,6 +2,10 @@
 
 #include <algorithm>
 
+#include "ops/attention.h"
+#include "ops/cross_entropy.h"
+#include "ops/norm.h"
+
 namespace minke::model {
 namespace {
 
@@ -64,38 +68,165 @@ size_t activations(const ModelConfig& c, Precision precision, int64_t B, int64_t
   return sum.bytes();
 }
 
-// The widest moments of a backward: a MoE layer's, a dense layer's, or the head's.
-size_t workspace(const ModelConfig& c, Precision precision, int64_t T) {
-  const int64_t D = c.hidden_size, F = c.moe_intermediate_size, V = c.vocab_size;
-  const int64_t I = c.intermediate_size, R = T * c.num_experts_per_tok;
-  const auto measure = [&](auto&& add) {
-    Sum sum(precision);
-    sum.f32(T, D);  // the gradient of the stream, and of a normed input
-    sum.f32(T, D);
-    add(sum);
-    return sum.bytes();
+// What a step takes for a moment: it goes through the modules as backward() does, and asks the ops
+// that take workspace what they take.
+class Workspace {
+ public:
+  Workspace(const ModelConfig& c, Precision precision, int64_t B, int64_t S)
+      : c_(c), act_(dtype_of_precision(precision)), B_(B), S_(S), T_(B * S) {}
+
+  size_t peak() {
+    forward();
+    head();
+    {
+      const Arena::Scope scope(arena_);
+      f32(T_, c_.hidden_size);  // the stream's gradient
+      {
+        const Arena::Scope in_block(arena_);
+        f32(T_, c_.hidden_size);  // a normed input's
+        norm(c_.hidden_size);
+        mla_backward();
+        if (c_.first_k_dense_replace > 0) ffn_backward(c_.intermediate_size);
+        if (c_.first_k_dense_replace < c_.layers()) moe_backward();
+      }
+      if (c_.num_nextn_predict_layers > 0) {
+        kept(T_, 2 * c_.hidden_size);
+        linear_backward(c_.hidden_size, 2 * c_.hidden_size, DType::kF32);
+        f32(T_, c_.hidden_size);
+        norm(c_.hidden_size);
+      }
+    }
+    return arena_.peak();
+  }
+
+ private:
+  Tensor kept(int64_t rows, int64_t width) { return arena_.make(act_, {rows, width}); }
+  Tensor f32(int64_t rows, int64_t width) { return arena_.make(DType::kF32, {rows, width}); }
+
+  // dy [T, out] of `dy` meets x [T, in], both packed for the gradient of the weight.
+  void linear_backward(int64_t out, int64_t in, DType dy) {
+    const Arena::Scope scope(arena_);
+    if (dy != act_) kept(T_, out);
+    wgrad({T_}, out, in, act_);
+  }
+  void wgrad(const std::vector<int64_t>& rows, int64_t out, int64_t in, DType format) {
+    const Arena::Scope scope(arena_);
+    for (const int64_t n : rows) {
+      arena_.make(DType::kU8, {static_cast<int64_t>(ops::packed_bytes(format, out, n))});
+      arena_.make(DType::kU8, {static_cast<int64_t>(ops::packed_bytes(format, in, n))});
+    }
+  }
+  void norm(int64_t width) {
+    const Arena::Scope scope(arena_);
+    f32(std::min<int64_t>(T_, ops::kNormBackwardBlocks), width);
+  }
+
+  void forward() {
+    const Arena::Scope scope(arena_);
+    f32(T_, c_.hidden_size);  // the stream
+    {
+      const Arena::Scope in_attention(arena_);
+      Arena none{Arena::Counting{}};
+      const Attention a = attention(none);
+      ops::attention(a.o, a.lse, a.q, a.kv, a.k_rope, shape(), arena_);
+    }
+    if (c_.first_k_dense_replace < c_.layers()) {
+      kept(routed(), c_.hidden_size);
+      kept(routed(), c_.moe_intermediate_size);
+      if (c_.n_shared_experts > 0) kept(T_, c_.n_shared_experts * c_.moe_intermediate_size);
+    } else {
+      kept(T_, c_.intermediate_size);
+    }
+  }
+  void head() {
+    const Arena::Scope scope(arena_);
+    const int64_t rows = std::min(T_, ops::cross_entropy_block(c_.vocab_size));
+    f32(rows, c_.vocab_size);
+    if (act_ != DType::kF32) kept(rows, c_.vocab_size);
+    wgrad({rows}, c_.vocab_size, c_.hidden_size, act_);
+  }
+
+  struct Attention {
+    Tensor q, kv, k_rope, o, lse;
   };
-  const size_t moe = measure([&](Sum& sum) {
-    sum.kept(R, D);
-    sum.kept(R, 4 * F);
-    sum.kept(R, 2 * F + D);  // operands of the gradient of gate and up
-  });
-  const size_t dense = measure([&](Sum& sum) {
-    sum.kept(T, 4 * I);
-    sum.kept(T, 2 * I + D);
-  });
-  const size_t attention = measure([&](Sum& sum) {
-    const int64_t heads = c.num_attention_heads;
-    sum.kept(T, 3 * heads * (c.qk_head_dim() + c.qk_nope_head_dim + 2 * c.v_head_dim));
-    sum.f32(T, heads * c.qk_rope_head_dim);
-  });
-  const size_t head = measure([&](Sum& sum) {
-    const int64_t rows = std::min<int64_t>(T, 512);
-    sum.f32(rows, V);
-    sum.kept(rows, 2 * V + D);
-  });
-  return std::max({moe, dense, attention, head});
-}
+  // Shapes alone: the arena counts.
+  Attention attention(Arena& arena) const {
+    const int64_t H = c_.num_attention_heads;
+    return {arena.make(act_, {T_, H * c_.qk_head_dim()}),
+            arena.make(act_, {T_, H * (c_.qk_nope_head_dim + c_.v_head_dim)}),
+            arena.make(act_, {T_, c_.qk_rope_head_dim}), arena.make(act_, {T_, H * c_.v_head_dim}),
+            arena.make(DType::kF32, {H, T_})};
+  }
+  ops::AttentionShape shape() const {
+    ops::AttentionShape shape;
+    shape.batch = B_;
+    shape.positions = S_;
+    shape.heads = c_.num_attention_heads;
+    shape.nope = c_.qk_nope_head_dim;
+    shape.rope = c_.qk_rope_head_dim;
+    shape.v = c_.v_head_dim;
+    return shape;
+  }
+  void mla_backward() {
+    const Arena::Scope scope(arena_);
+    const int64_t H = c_.num_attention_heads, D = c_.hidden_size, rank = c_.kv_lora_rank;
+    const int64_t nope_v = c_.qk_nope_head_dim + c_.v_head_dim, q_width = H * c_.qk_head_dim();
+    kept(T_, H * c_.v_head_dim);
+    linear_backward(D, H * c_.v_head_dim, DType::kF32);
+    const Tensor dq = kept(T_, q_width), dkv = kept(T_, H * nope_v),
+                 dk_rope = kept(T_, c_.qk_rope_head_dim);
+    Arena none{Arena::Counting{}};
+    const Attention a = attention(none);
+    ops::attention_backward(dq, dkv, dk_rope, a.o, a.o, a.lse, a.q, a.kv, a.k_rope, shape(),
+                            arena_);
+    kept(T_, c_.latent_width());
+    kept(T_, rank);
+    linear_backward(H * nope_v, rank, act_);
+    norm(rank);
+    linear_backward(c_.latent_width(), D, act_);
+    if (c_.q_lora_rank == 0) return linear_backward(q_width, D, act_);
+    kept(T_, c_.q_lora_rank);
+    kept(T_, c_.q_lora_rank);
+    linear_backward(q_width, c_.q_lora_rank, act_);
+    norm(c_.q_lora_rank);
+    linear_backward(c_.q_lora_rank, D, act_);
+  }
+  void ffn_backward(int64_t width) {
+    const Arena::Scope scope(arena_);
+    kept(T_, width);
+    kept(T_, width);
+    linear_backward(c_.hidden_size, width, DType::kF32);
+    kept(T_, 2 * width);
+    linear_backward(2 * width, c_.hidden_size, act_);
+  }
+  int64_t routed() const { return T_ * c_.num_experts_per_tok; }
+  void moe_backward() {
+    const Arena::Scope scope(arena_);
+    const int64_t D = c_.hidden_size, F = c_.moe_intermediate_size, E = c_.n_routed_experts;
+    // Tokens of each expert: evenly, as the balance will have it.
+    std::vector<int64_t> rows(static_cast<size_t>(E), routed() / E);
+    for (int64_t e = 0; e < routed() % E; ++e) ++rows[static_cast<size_t>(e)];
+    kept(routed(), D);
+    kept(routed(), F);
+    kept(routed(), F);
+    wgrad(rows, D, F, act_);
+    kept(routed(), 2 * F);
+    f32(routed(), 1);
+    f32(routed(), 1);
+    {
+      const Arena::Scope in_router(arena_);
+      f32(T_, E);
+      wgrad({T_}, E, D, DType::kF32);
+    }
+    wgrad(rows, 2 * F, D, act_);
+    if (c_.n_shared_experts > 0) ffn_backward(c_.n_shared_experts * F);
+  }
+
+  const ModelConfig& c_;
+  DType act_;
+  int64_t B_, S_, T_;
+  Arena arena_{Arena::Counting{}};
+};
 
 }  // namespace
 
@@ -110,7 +241,7 @@ StepMemory step_memory(const ModelConfig& config, Precision precision, int64_t s
   out.moments = 2 * out.weights;
   out.operands = model.packed_size(true);
   out.activations = activations(config, precision, sequences, positions);
-  out.workspace = workspace(config, precision, sequences * positions);
+  out.workspace = Workspace(config, precision, sequences, positions).peak();
   return out;
 }
 

@@ -11,12 +11,6 @@
 namespace minke::ops {
 namespace {
 
-// Tokens whose logits are held at once: 128 MB of them at most where the vocabulary allows it, and
-// enough that the head's gradient is read and written seldom.
-int64_t block_tokens(int64_t vocabulary) {
-  return std::clamp<int64_t>((int64_t{1} << 25) / vocabulary, 64, 512);
-}
-
 void check(const CrossEntropy& what) {
   const int64_t T = what.h_TD.rows, D = what.h_TD.cols, V = what.head.n;
   MINKE_CHECK(what.head.k == D && V >= 1 && std::ssize(what.targets) == T);
@@ -71,13 +65,17 @@ void softmax_rows(std::span<double> losses, const Matrix& dlogits, const Matrix&
 
 }  // namespace
 
+int64_t cross_entropy_block(int64_t vocabulary) {
+  return std::clamp<int64_t>((int64_t{1} << 25) / vocabulary, 64, 512);
+}
+
 double linear_cross_entropy(const CrossEntropy& what, Arena& scratch) {
   check(what);
   const int64_t T = what.h_TD.rows, V = what.head.n;
   const DType format = what.head.format;
   const bool wants_dh = !what.dh_TD.empty(), wants_dw = !what.dw_VD.empty();
   std::vector<double> losses(static_cast<size_t>(T));
-  const int64_t block = block_tokens(V);
+  const int64_t block = cross_entropy_block(V);
   for (int64_t first = 0; first < T; first += block) {
     const Arena::Scope scope(scratch);
     const int64_t rows = std::min(block, T - first);

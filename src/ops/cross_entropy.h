@@ -23,6 +23,9 @@ struct CrossEntropy {
   std::span<float> loss_T;
   std::span<int32_t> argmax_T;
 };
+// Tokens whose logits are held at once: 128 MB of them at most where the vocabulary allows it, and
+// enough that the head's gradient is read and written seldom.
+int64_t cross_entropy_block(int64_t vocabulary);
 // Returns the sum over valid tokens of -log p(target), natural logarithm.
 double linear_cross_entropy(const CrossEntropy& what, Arena& scratch);
 

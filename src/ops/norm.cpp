@@ -39,9 +39,8 @@ void rms_norm_backward(const Matrix& dx_TD, bool accumulate, const Tensor& dw_D,
   const auto run = MINKE_KERNELS(kernels::NormKernels, norm_kernels)
                        ->backward[format_index(dx_TD.dtype)][format_index(dy_TD.dtype)]
                                  [format_index(x_TD.dtype)];
-  // At most 64 blocks, so that their sums of dw stay small beside the activations.
-  constexpr int64_t kBlocks = 64, kRows = 32;
-  const int64_t rows = std::max(kRows, (T + kBlocks - 1) / kBlocks);
+  constexpr int64_t kRows = 32;
+  const int64_t rows = std::max(kRows, (T + kNormBackwardBlocks - 1) / kNormBackwardBlocks);
   const int64_t blocks = (T + rows - 1) / rows;
   const Arena::Scope scope(scratch);
   float* sums = scratch.make(DType::kF32, {blocks, D}).data<float>();

@@ -1,0 +1,60 @@
+// What a run says it will take is what it takes.
+#include <gtest/gtest.h>
+
+#include "model/memory.h"
+#include "train/sizes.h"
+#include "train/tiny.h"
+
+namespace minke::train {
+namespace {
+
+using model::Precision;
+
+void expect_close(size_t measured, size_t stated, const std::string& what) {
+  EXPECT_LE(measured, stated) << what;
+  EXPECT_GE(static_cast<double>(measured), 0.95 * static_cast<double>(stated)) << what;
+}
+
+void expect_as_stated(const model::ModelConfig& config, Precision precision, int64_t batch,
+                      int64_t micro_batch, int64_t seq) {
+  Options options = tiny_options();
+  options.batch = batch;
+  options.micro_batch = micro_batch;
+  options.seq = seq;
+  model::Transformer model(config, precision);
+  model.initialize(1);
+  Trainer trainer(model, options, counting_rows);
+  trainer.step();
+  const auto stated = model::step_memory(config, precision, micro_batch, seq);
+  expect_close(trainer.peak_activations(), stated.activations, "activations");
+  expect_close(trainer.peak_workspace(), stated.workspace, "workspace");
+  size_t weights = 0, gradients = 0, moments = 0;
+  model.for_each_weight([&](model::Weight& w) {
+    weights += w.master().bytes();
+    gradients += w.gradient().bytes();
+  });
+  for (const auto& m : trainer.optimizer().moments()) moments += m.m.bytes() + m.v.bytes();
+  EXPECT_EQ(weights, stated.weights);
+  EXPECT_EQ(gradients, stated.gradients);
+  EXPECT_EQ(moments, stated.moments);
+  EXPECT_EQ(model.packed_size(true), stated.operands);
+}
+
+TEST(StepMemory, IsWhatAStepTakes) {
+  for (const Precision precision : {Precision::kF32, Precision::kBF16}) {
+    expect_as_stated(tiny_config(), precision, 8, 8, 12);
+    expect_as_stated(size_config("nano").model, precision, 4, 2, 64);
+    auto plain = tiny_config();
+    plain.num_nextn_predict_layers = 0;
+    plain.first_k_dense_replace = plain.num_hidden_layers;
+    plain.q_lora_rank = {};
+    expect_as_stated(plain, precision, 3, 3, 31);
+    auto two_depths = tiny_config();
+    two_depths.num_nextn_predict_layers = 2;
+    two_depths.n_shared_experts = 0;
+    expect_as_stated(two_depths, precision, 6, 3, 40);
+  }
+}
+
+}  // namespace
+}  // namespace minke::train
