@@ -16,6 +16,14 @@
 namespace minke::app {
 namespace {
 
+constexpr const char* kFooter =
+    R"(Each line is one message, also where they come from a file. A model that was never tuned to chat
+continues the text instead, and says so.
+
+Examples:
+  minke chat runs/first
+  minke chat DeepSeek-V2-Lite-Chat/ --system "Answer in one sentence." --temperature 0.6)";
+
 struct Options {
   TextOptions text;
   std::string system;
@@ -166,6 +174,7 @@ void add_chat_command(CLI::App& app) {
   CLI::App* command = app.add_subcommand(
       "chat",
       "Talk to a model, a line at a time: /exit leaves, /new forgets, Ctrl-C stops an answer");
+  command->footer(kFooter);
   add_text_options(*command, options->text);
   command->add_option("--system", options->system, "What the model is told before all else");
   command->callback([options] { run(*options); });

@@ -14,6 +14,16 @@
 namespace minke::app {
 namespace {
 
+constexpr const char* kFooter =
+    R"(The text goes to standard output as it is written, what it took to standard error. Ctrl-C stops
+it. It ends where the model ends it, after --max-tokens, or where the context is full.
+
+Examples:
+  minke generate runs/first --prompt "It is a truth"
+  minke generate runs/first --prompt "Anne" --temperature 0      always the likeliest token
+  minke generate runs/first --prompt "Anne" --seed 7             another text, and each time that one
+  head -c 2000 emma.txt | minke generate runs/first --prompt-file -)";
+
 struct Options {
   TextOptions text;
   std::string prompt, prompt_file;
@@ -46,6 +56,7 @@ void run(const Options& options) {
 void add_generate_command(CLI::App& app) {
   const auto options = std::make_shared<Options>();
   CLI::App* command = app.add_subcommand("generate", "Continue a text, as the model would");
+  command->footer(kFooter);
   add_text_options(*command, options->text);
   auto* prompt = command->add_option_group("prompt", "The text to continue");
   prompt->add_option("--prompt,-p", options->prompt, "The text itself");

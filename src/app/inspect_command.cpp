@@ -304,6 +304,11 @@ Json json_of(const Inspection& i) {
   return out;
 }
 
+constexpr const char* kFooter =
+    R"(Examples:
+  minke inspect runs/first
+  minke inspect config.json --json      one object with exact numbers)";
+
 struct Options {
   std::string path;
   bool json = false;
@@ -327,6 +332,7 @@ void add_inspect_command(CLI::App& app) {
   const auto options = std::make_shared<Options>();
   CLI::App* command =
       app.add_subcommand("inspect", "What a model is, and what it costs: from its config alone");
+  command->footer(kFooter);
   command->add_option("model", options->path, "A model's folder, a run's, or a config.json")
       ->required();
   command->add_flag("--json", options->json, "As one JSON object, with exact numbers");

@@ -1,5 +1,7 @@
 #include "infer/text_model.h"
 
+#include "base/error.h"
+
 namespace minke::infer {
 
 TextModel::TextModel(const fs::path& folder, model::Precision precision, int64_t prefill_rows)
@@ -10,6 +12,10 @@ TextModel::TextModel(const fs::path& folder, model::Precision precision, int64_t
 Generator::Options TextModel::options(int64_t prefill_rows) const {
   Generator::Options out;
   out.vocabulary = tokenizer_.vocabulary();
+  if (out.vocabulary > loaded_.config.model.vocab_size) {
+    fail("{}: its tokenizer.json has {} tokens, its config.json {}: they do not belong together",
+         loaded_.folder.string(), out.vocabulary, loaded_.config.model.vocab_size);
+  }
   for (const int64_t id : loaded_.config.model.eos_token_id) {
     out.end_tokens.push_back(static_cast<int32_t>(id));
   }
