@@ -6,9 +6,12 @@
 #include <nlohmann/json.hpp>
 
 #include "app/text_options.h"
+#include "base/progress.h"
 #include "base/thread_pool.h"
 #include "ops/isa.h"
 #include "study/bench.h"
+#include "study/bench_train.h"
+#include "train/sizes.h"
 
 namespace minke::app {
 namespace {
@@ -22,7 +25,16 @@ Examples:
   minke bench kernels
   minke bench kernels --only attention --json)";
 
-void run(const study::BenchOptions& options, bool json) {
+constexpr const char* kTrainFooter =
+    R"(MFU is the model's FLOPs (6 for each active parameter with the head and without the embedding, and
+causal attention; nothing for recomputation) over the multiply-adds that the processor did in the
+same moment. Weights and tokens are random.
+
+Examples:
+  minke bench train --size small --batch 4 --seq 512
+  minke bench train --model config.json --batch 8 --seq 256 --threads 1)";
+
+void run_kernels(const study::BenchOptions& options, bool json) {
   if (!json) {
     fmt::print("{}\n{:24} {:36} {:>7} {:>9} {:8} {:>6}  {}\n", ops::isa_name(), "op", "shape",
                "threads", "speed", "", "share", "of");
@@ -40,6 +52,58 @@ void run(const study::BenchOptions& options, bool json) {
                             r.peak_name));
     }
   });
+}
+
+struct TrainArguments {
+  train::Options options;
+  int64_t steps = 10;
+  bool json = false;
+};
+
+void run_train(const TrainArguments& arguments) {
+  const train::Options& o = arguments.options;
+  const checkpoint::HfConfig config =
+      o.model.empty() ? train::size_config(o.size) : checkpoint::read_config(o.model);
+  LiveLine line;
+  const study::TrainBench result =
+      study::bench_train(config.model, o, arguments.steps, [&](int64_t step) {
+        if (line.due()) line.show(fmt::format("step {} of {}", step, arguments.steps));
+      });
+  line.clear();
+  const std::string name = o.model.empty() ? o.size : o.model;
+  const std::string shape = fmt::format("{}x{} {}", o.batch, o.seq, o.precision);
+  double all = 0;
+  for (const ProfileEntry& op : result.ops) all += op.seconds;
+  const double timed = std::max(all, result.seconds * static_cast<double>(arguments.steps));
+  if (arguments.json) {
+    nlohmann::ordered_json ops;
+    for (const ProfileEntry& op : result.ops) ops[op.name] = op.seconds / timed;
+    const nlohmann::ordered_json object = {{"name", name},
+                                           {"shape", shape},
+                                           {"threads", thread_count()},
+                                           {"value", result.tokens_per_second},
+                                           {"unit", "tokens/s"},
+                                           {"share", result.mfu},
+                                           {"flops", result.flops},
+                                           {"peak", result.peak},
+                                           {"isa", ops::isa_name()},
+                                           {"ops", ops}};
+    print_now(object.dump() + "\n");
+    return;
+  }
+  print_now(fmt::format(
+      "{}, {} tokens a step as {}, {} threads, {}\n"
+      "{:.0f} tokens/s  {:.1f} model GFLOP/s  MFU {:.1f}% of a peak of {:.0f} GFLOP/s  {} a step\n"
+      "worst MaxVio {:.2f}\n",
+      name, result.tokens, shape, thread_count(), ops::isa_name(), result.tokens_per_second,
+      result.flops / 1e9, 100 * result.mfu, result.peak / 1e9, format_duration(result.seconds),
+      result.max_vio));
+  const auto row = [&](const std::string& what, double seconds) {
+    print_now(fmt::format("  {:24} {:5.1f}% {:>10.2f} ms\n", what, 100 * seconds / timed,
+                          1e3 * seconds / static_cast<double>(arguments.steps)));
+  };
+  for (const ProfileEntry& op : result.ops) row(op.name, op.seconds);
+  row("everything else", timed - all);
 }
 
 }  // namespace
@@ -67,8 +131,33 @@ void add_bench_command(CLI::App& app) {
       options.bursts = 1;
       options.burst_seconds = 0;
     }
-    run(options, arguments->json);
+    run_kernels(options, arguments->json);
   });
+
+  const auto train_arguments = std::make_shared<TrainArguments>();
+  train::Options& o = train_arguments->options;
+  CLI::App* train = command->add_subcommand("train", "Whole training steps, and their ops");
+  train->footer(kTrainFooter);
+  train->add_option("--size", o.size, "A model that comes with minke: nano, tiny or small")
+      ->capture_default_str();
+  train->add_option("--model", o.model, "A config.json instead");
+  train->add_option("--batch", o.batch, "Sequences a step")
+      ->check(CLI::Range(1, 1 << 20))
+      ->capture_default_str();
+  train->add_option("--micro-batch", o.micro_batch, "Sequences computed at once (0: --batch)")
+      ->check(CLI::Range(0, 1 << 20))
+      ->capture_default_str();
+  train->add_option("--seq", o.seq, "Tokens a sequence")
+      ->check(CLI::Range(2, 1 << 20))
+      ->capture_default_str();
+  train->add_option("--precision", o.precision, "bf16 or fp32")
+      ->check(CLI::IsMember({"fp32", "bf16"}))
+      ->capture_default_str();
+  train->add_option("--steps", train_arguments->steps, "Steps that are timed")
+      ->check(CLI::Range(1, 1 << 20))
+      ->capture_default_str();
+  train->add_flag("--json", train_arguments->json, "A JSON object");
+  train->callback([train_arguments] { run_train(*train_arguments); });
 }
 
 }  // namespace minke::app

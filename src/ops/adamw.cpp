@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "base/profile.h"
 #include "base/thread_pool.h"
 #include "ops/dispatch.h"
 #include "ops/kernels/adamw.h"
@@ -10,6 +11,7 @@ namespace minke::ops {
 
 void adamw(const Tensor& weight, const Tensor& m, const Tensor& v, const Tensor& gradient,
            const AdamW& how) {
+  const Profiled profiled("adamw");
   MINKE_CHECK(m.shape() == weight.shape() && v.shape() == weight.shape() &&
               gradient.shape() == weight.shape());
   MINKE_CHECK(how.step >= 1, "step {}", how.step);

@@ -2,6 +2,7 @@
 
 #include <vector>
 
+#include "base/profile.h"
 #include "base/thread_pool.h"
 #include "ops/dispatch.h"
 #include "ops/kernels/attention.h"
@@ -106,6 +107,7 @@ float* floats(std::byte* p) { return reinterpret_cast<float*>(p); }
 
 void attention(const Tensor& o, const Tensor& lse_HT, const Tensor& q, const Tensor& kv,
                const Tensor& k_rope, const AttentionShape& shape, Arena& scratch) {
+  const Profiled profiled("attention");
   using kernels::kForwardKeys, kernels::kForwardQueries;
   const Heads heads{shape, q.dtype()};
   check(heads, o, lse_HT, q, kv, k_rope);
@@ -151,6 +153,7 @@ void attention_backward(const Tensor& dq, const Tensor& dkv, const Tensor& dk_ro
                         const Tensor& d_o, const Tensor& o, const Tensor& lse_HT, const Tensor& q,
                         const Tensor& kv, const Tensor& k_rope, const AttentionShape& shape,
                         Arena& scratch) {
+  const Profiled profiled("attention_backward");
   using kernels::kBackwardKeys, kernels::kBackwardQueries;
   const Heads heads{shape, q.dtype()};
   check(heads, o, lse_HT, q, kv, k_rope);
@@ -260,6 +263,7 @@ std::span<LatentGroup> take_batch(std::span<LatentGroup>& groups, int64_t number
 
 void latent_attention(const Tensor& o, const Tensor& q, std::span<const LatentRow> rows,
                       int64_t heads, int64_t rank, int64_t rope, float scale, Arena& scratch) {
+  const Profiled profiled("latent_attention");
   using kernels::kLatentKeys;
   const int64_t M = std::ssize(rows), width = rank + rope;
   const DType dtype = q.dtype();

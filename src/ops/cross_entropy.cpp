@@ -4,6 +4,7 @@
 #include <numeric>
 #include <vector>
 
+#include "base/profile.h"
 #include "base/thread_pool.h"
 #include "ops/dispatch.h"
 #include "ops/kernels/cross_entropy.h"
@@ -70,6 +71,7 @@ int64_t cross_entropy_block(int64_t vocabulary) {
 }
 
 double linear_cross_entropy(const CrossEntropy& what, Arena& scratch) {
+  const Profiled profiled("linear_cross_entropy");
   check(what);
   const int64_t T = what.h_TD.rows, V = what.head.n;
   const DType format = what.head.format;

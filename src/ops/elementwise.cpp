@@ -3,6 +3,7 @@
 #include <numeric>
 #include <vector>
 
+#include "base/profile.h"
 #include "base/thread_pool.h"
 #include "ops/dispatch.h"
 #include "ops/kernels/elementwise.h"
@@ -41,6 +42,7 @@ const float* numbers(const Tensor& x, int64_t count) {
 }  // namespace
 
 void swiglu(const Matrix& h_TF, const Matrix& gate_up, const Tensor& weight_T) {
+  const Profiled profiled("swiglu");
   MINKE_CHECK(gate_up.rows == h_TF.rows && gate_up.cols == 2 * h_TF.cols);
   kernels::SwigluRows in{};
   in.gate_up = gate_up;
@@ -52,6 +54,7 @@ void swiglu(const Matrix& h_TF, const Matrix& gate_up, const Tensor& weight_T) {
 
 void swiglu_backward(const Matrix& d_gate_up, const Tensor& dweight_T, const Matrix& dh_TF,
                      const Matrix& gate_up, const Tensor& weight_T) {
+  const Profiled profiled("swiglu_backward");
   MINKE_CHECK(gate_up.rows == dh_TF.rows && gate_up.cols == 2 * dh_TF.cols);
   MINKE_CHECK(same_shape(d_gate_up, gate_up));
   MINKE_CHECK(weight_T.empty() == dweight_T.empty());
@@ -69,6 +72,7 @@ void swiglu_backward(const Matrix& d_gate_up, const Tensor& dweight_T, const Mat
 }
 
 void convert(const Matrix& dst, const Matrix& src) {
+  const Profiled profiled("convert");
   MINKE_CHECK(same_shape(dst, src));
   const auto run = kernel_table()->convert[format_index(dst.dtype)][format_index(src.dtype)];
   for_each_piece(dst, src,
@@ -76,6 +80,7 @@ void convert(const Matrix& dst, const Matrix& src) {
 }
 
 void add(const Matrix& y, const Matrix& x) {
+  const Profiled profiled("add");
   MINKE_CHECK(same_shape(y, x) && y.dtype == DType::kF32);
   const auto run = kernel_table()->add[format_index(x.dtype)];
   for_each_piece(
@@ -83,6 +88,7 @@ void add(const Matrix& y, const Matrix& x) {
 }
 
 double sum_of_squares(const Tensor& x) {
+  const Profiled profiled("sum_of_squares");
   const float* numbers = x.data<float>();
   constexpr int64_t kBlock = int64_t{1} << 16;
   std::vector<double> sums(static_cast<size_t>((x.count() + kBlock - 1) / kBlock));

@@ -1,5 +1,6 @@
 #include "ops/embedding.h"
 
+#include "base/profile.h"
 #include "base/thread_pool.h"
 #include "ops/dispatch.h"
 #include "ops/kernels/elementwise.h"
@@ -16,6 +17,7 @@ void check_tokens(std::span<const int32_t> tokens, int64_t vocabulary) {
 }  // namespace
 
 void embedding(const Matrix& x_TD, const Tensor& w_VD, std::span<const int32_t> tokens) {
+  const Profiled profiled("embedding");
   const Matrix w = w_VD;
   MINKE_CHECK(x_TD.rows == std::ssize(tokens) && x_TD.cols == w.cols);
   check_tokens(tokens, w.rows);
@@ -29,6 +31,7 @@ void embedding(const Matrix& x_TD, const Tensor& w_VD, std::span<const int32_t> 
 }
 
 void embedding_backward(const Tensor& dw_VD, const Matrix& dx_TD, std::span<const int32_t> tokens) {
+  const Profiled profiled("embedding_backward");
   const Matrix dw = dw_VD;
   MINKE_CHECK(dx_TD.rows == std::ssize(tokens) && dx_TD.cols == dw.cols);
   MINKE_CHECK(dw.dtype == DType::kF32);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "base/profile.h"
 #include "base/thread_pool.h"
 #include "ops/dispatch.h"
 #include "ops/elementwise.h"
@@ -146,6 +147,7 @@ size_t packed_bytes(DType format, int64_t n, int64_t k) {
 }
 
 void pack_rows(std::span<const PackJob> jobs) {
+  const Profiled profiled("pack_rows");
   Chunks chunks;
   for (const auto& [to, from] : jobs) {
     check_packed(to);
@@ -161,6 +163,7 @@ void pack_rows(std::span<const PackJob> jobs) {
 }
 
 void pack_columns(std::span<const PackJob> jobs) {
+  const Profiled profiled("pack_columns");
   // A chunk reads rows that are long enough for memory to stream, and few enough that the panels it
   // writes stay open.
   constexpr int64_t kPanels = 16, kRows = 128;
@@ -192,6 +195,7 @@ Matrix prepare(Arena& scratch, const Matrix& x, DType format) {
 }
 
 void matmul(std::span<const Product> products) {
+  const Profiled profiled("matmul");
   std::vector<Operation> operations;
   operations.reserve(products.size());
   for (const Product& product : products) operations.push_back(operation(product));
@@ -199,6 +203,7 @@ void matmul(std::span<const Product> products) {
 }
 
 void matmul_wgrad(std::span<const WeightGradient> products, DType format, Arena& scratch) {
+  const Profiled profiled("matmul_wgrad");
   const Arena::Scope scope(scratch);
   const auto packed = [&](const Matrix& x) {
     const size_t bytes = packed_bytes(format, x.cols, x.rows);

@@ -1,5 +1,6 @@
 #include "ops/norm.h"
 
+#include "base/profile.h"
 #include "base/thread_pool.h"
 #include "ops/dispatch.h"
 #include "ops/kernels/norm.h"
@@ -8,6 +9,7 @@ namespace minke::ops {
 
 void rms_norm(const Matrix& y_TD, const Tensor& rstd_T, const Matrix& x_TD, const Tensor& w_D,
               float eps) {
+  const Profiled profiled("rms_norm");
   const int64_t T = x_TD.rows, D = x_TD.cols;
   MINKE_CHECK(same_shape(y_TD, x_TD) && is_vector(w_D, D));
   MINKE_CHECK(rstd_T.empty() || is_vector(rstd_T, T));
@@ -26,6 +28,7 @@ void rms_norm(const Matrix& y_TD, const Tensor& rstd_T, const Matrix& x_TD, cons
 void rms_norm_backward(const Matrix& dx_TD, bool accumulate, const Tensor& dw_D,
                        const Matrix& dy_TD, const Matrix& x_TD, const Tensor& rstd_T,
                        const Tensor& w_D, Arena& scratch) {
+  const Profiled profiled("rms_norm_backward");
   const int64_t T = x_TD.rows, D = x_TD.cols;
   MINKE_CHECK(same_shape(dx_TD, x_TD) && same_shape(dy_TD, x_TD));
   MINKE_CHECK(is_vector(w_D, D) && is_vector(dw_D, D) && is_vector(rstd_T, T));

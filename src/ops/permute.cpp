@@ -3,6 +3,7 @@
 #include <numeric>
 #include <vector>
 
+#include "base/profile.h"
 #include "base/thread_pool.h"
 #include "ops/dispatch.h"
 #include "ops/kernels/elementwise.h"
@@ -19,6 +20,7 @@ void check_indices(std::span<const int32_t> indices, int64_t limit) {
 
 void sort_by_expert(std::span<int64_t> offsets, const Tensor& token_R, const Tensor& row_TK,
                     const Tensor& experts_TK) {
+  const Profiled profiled("sort_by_expert");
   const auto experts = experts_TK.span<int32_t>();
   const auto token = token_R.span<int32_t>(), row = row_TK.span<int32_t>();
   MINKE_CHECK(experts_TK.rank() == 2 && row_TK.shape() == experts_TK.shape());
@@ -39,6 +41,7 @@ void sort_by_expert(std::span<int64_t> offsets, const Tensor& token_R, const Ten
 }
 
 void gather_rows(const Matrix& y_RD, const Matrix& x_TD, const Tensor& token_R) {
+  const Profiled profiled("gather_rows");
   const auto token = token_R.span<int32_t>();
   MINKE_CHECK(y_RD.cols == x_TD.cols && y_RD.rows == token_R.count());
   check_indices(token, x_TD.rows);
@@ -53,6 +56,7 @@ void gather_rows(const Matrix& y_RD, const Matrix& x_TD, const Tensor& token_R) 
 }
 
 void combine_rows(const Matrix& y_TD, bool accumulate, const Matrix& x_RD, const Tensor& row_TK) {
+  const Profiled profiled("combine_rows");
   MINKE_CHECK(row_TK.rank() == 2 && row_TK.dim(0) == y_TD.rows && y_TD.cols == x_RD.cols);
   MINKE_CHECK(!accumulate || y_TD.dtype == DType::kF32);
   check_indices(row_TK.span<int32_t>(), x_RD.rows);
@@ -65,6 +69,7 @@ void combine_rows(const Matrix& y_TD, bool accumulate, const Matrix& x_RD, const
 }
 
 void gather_weights(const Tensor& y_R, const Tensor& x_TK, const Tensor& row_TK) {
+  const Profiled profiled("gather_weights");
   const auto row = row_TK.span<int32_t>();
   const auto y = y_R.span<float>(), x = x_TK.span<float>();
   MINKE_CHECK(y.size() == row.size() && x_TK.shape() == row_TK.shape());
@@ -73,6 +78,7 @@ void gather_weights(const Tensor& y_R, const Tensor& x_TK, const Tensor& row_TK)
 }
 
 void scatter_weights(const Tensor& y_TK, const Tensor& x_R, const Tensor& row_TK) {
+  const Profiled profiled("scatter_weights");
   const auto row = row_TK.span<int32_t>();
   const auto y = y_TK.span<float>(), x = x_R.span<float>();
   MINKE_CHECK(x.size() == row.size() && y_TK.shape() == row_TK.shape());

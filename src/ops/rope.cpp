@@ -1,5 +1,6 @@
 #include "ops/rope.h"
 
+#include "base/profile.h"
 #include "base/thread_pool.h"
 #include "ops/dispatch.h"
 #include "ops/kernels/rope.h"
@@ -7,6 +8,7 @@
 namespace minke::ops {
 
 void rope(const Matrix& dst, const Matrix& src, const Rope& how) {
+  const Profiled profiled("rope");
   MINKE_CHECK(same_shape(dst, src) && dst.dtype == src.dtype);
   MINKE_CHECK(src.cols == how.heads * how.width && std::ssize(how.positions) == src.rows);
   MINKE_CHECK(how.cos.rank() == 2 && how.cos.shape() == how.sin.shape());

@@ -5,6 +5,7 @@
 #include <numeric>
 #include <vector>
 
+#include "base/profile.h"
 #include "base/thread_pool.h"
 #include "ops/dispatch.h"
 #include "ops/kernels/router.h"
@@ -167,6 +168,7 @@ void weigh_backward(float* d, const float* dweights, const int32_t* experts, con
 
 void route(const Tensor& experts_TK, const Tensor& weights_TK, const Tensor& scores_TE,
            const Tensor& logits_TE, const Tensor& bias_E, const Routing& how, bool forced) {
+  const Profiled profiled("route");
   check(how);
   MINKE_CHECK(is_scores(logits_TE, how) && is_scores(scores_TE, how));
   const int64_t T = logits_TE.dim(0), E = how.experts, K = how.chosen;
@@ -195,6 +197,7 @@ void route(const Tensor& experts_TK, const Tensor& weights_TK, const Tensor& sco
 }
 
 void count_experts(const Tensor& counts_E, const Tensor& experts_TK) {
+  const Profiled profiled("count_experts");
   const auto counts = counts_E.span<int64_t>();
   for (const int32_t e : experts_TK.span<int32_t>()) {
     MINKE_CHECK(e >= 0 && e < std::ssize(counts));
@@ -219,6 +222,7 @@ void update_bias(const Tensor& bias_E, const Tensor& counts_E, float gamma) {
 
 double sequence_balance(const Tensor& f_BE, const Tensor& scores_TE, int64_t sequences,
                         const Routing& how) {
+  const Profiled profiled("sequence_balance");
   check(how);
   MINKE_CHECK(is_scores(scores_TE, how) && is_scores(f_BE, how) && f_BE.dim(0) == sequences);
   const int64_t T = scores_TE.dim(0), E = how.experts;
@@ -273,6 +277,7 @@ double sequence_balance(const Tensor& f_BE, const Tensor& scores_TE, int64_t seq
 void router_backward(const Tensor& dlogits_TE, const Tensor& dweights_TK, const Tensor& experts_TK,
                      const Tensor& scores_TE, const Tensor& f_BE, int64_t sequences,
                      float balance_scale, const Routing& how) {
+  const Profiled profiled("router_backward");
   check(how);
   MINKE_CHECK(is_scores(scores_TE, how) && dlogits_TE.dtype() == DType::kF32 &&
               dlogits_TE.shape() == scores_TE.shape());

@@ -1,7 +1,8 @@
 // What a run says it will take is what it takes.
+#include "model/memory.h"
+
 #include <gtest/gtest.h>
 
-#include "model/memory.h"
 #include "train/sizes.h"
 #include "train/tiny.h"
 
