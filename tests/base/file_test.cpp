@@ -12,8 +12,8 @@
 #include <vector>
 
 #include "base/error.h"
-#include "base/small_disk.h"
 #include "base/file.h"
+#include "base/small_disk.h"
 
 namespace minke {
 namespace {

@@ -7,9 +7,9 @@
 #include <numeric>
 
 #include "base/error.h"
+#include "base/file.h"
 #include "base/rng.h"
 #include "base/small_disk.h"
-#include "base/file.h"
 
 namespace minke::checkpoint {
 namespace {
