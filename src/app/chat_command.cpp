@@ -161,7 +161,7 @@ void run(const Options& options) {
       answer(model, options, conversation, *line);
     } catch (const Error& error) {
       // This answer's fault alone, say a context that it does not fit.
-      fmt::print(stderr, "minke: {}\n", error.what());
+      fmt::print(stderr, "minke: {} (/new forgets what was said)\n", error.what());
     }
   }
 }

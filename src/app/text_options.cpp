@@ -17,7 +17,7 @@ void add_text_options(CLI::App& command, TextOptions& options) {
       ->check(CLI::IsMember({"fp32", "bf16"}))
       ->capture_default_str();
   command.add_option("--max-tokens", options.max_tokens, "Tokens to write at most")
-      ->check(CLI::PositiveNumber)
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 30))
       ->capture_default_str();
   infer::Sampling& sampling = options.sampling;
   command

@@ -1,0 +1,99 @@
+// minke chat: with a model that can, and with one that only continues.
+#include <csignal>
+
+#include "app/small_model.h"
+
+namespace minke {
+namespace {
+
+using testing::HasSubstr;
+using testing::Not;
+
+class Chat : public SmallModel {
+ protected:
+  static Said chat(const std::string& model, const std::string& lines,
+                   const std::vector<std::string>& flags = {}) {
+    std::vector<std::string> line = {"chat", model, "--max-tokens", "6", "--temperature", "0"};
+    line.insert(line.end(), flags.begin(), flags.end());
+    return run_program(line, lines);
+  }
+  // The model with a chat template, as if it had been tuned.
+  std::string tuned(const std::string& chat_template) const {
+    return edited("tokenizer_config.json",
+                  [&](auto& config) { config["chat_template"] = chat_template; });
+  }
+};
+
+const std::string kTemplate = "{{ bos_token }}<｜User｜>{{ content }}<｜Assistant｜>";
+
+TEST_F(Chat, AModelThatWasNeverTunedSaysSoAndContinues) {
+  const Said said = chat(run(), "Anne walked\n");
+  EXPECT_EQ(said.exit_code, 0) << said.err;
+  EXPECT_THAT(said.err, HasSubstr("never tuned to chat"));
+  const Said same = run_program(
+      {"generate", run(), "--prompt", "Anne walked", "--max-tokens", "6", "--temperature", "0"});
+  EXPECT_EQ(said.out, same.out);
+}
+
+// The second line continues the first and its answer; after /new it begins a text.
+TEST_F(Chat, GoesOnUntilItIsToldToForget) {
+  const std::string first = chat(run(), "Anne walked\n").out;
+  const std::string alone = chat(run(), "Mary\n").out;
+  const std::string both = chat(run(), "Anne walked\nMary\n").out;
+  EXPECT_TRUE(both.starts_with(first));
+  const std::string answer = first.substr(0, first.size() - 1);
+  const Said joined = run_program({"generate", run(), "--prompt", "Anne walked" + answer + "\nMary",
+                                   "--max-tokens", "6", "--temperature", "0"});
+  EXPECT_EQ(both, first + joined.out);
+  EXPECT_EQ(chat(run(), "Anne walked\n/new\nMary\n").out, first + alone);
+  EXPECT_EQ(chat(run(), "Mary\r\n\n/exit\nAnne walked\n").out, alone);
+  EXPECT_EQ(chat(run(), "Mary").out, alone);  // a last line without an end
+}
+
+TEST_F(Chat, ATunedModelIsAsked) {
+  const std::string model = tuned(kTemplate);
+  const Said said = chat(model, "Mary\nAnne\n", {"--system", "Be brief."});
+  EXPECT_EQ(said.exit_code, 0) << said.err;
+  EXPECT_THAT(said.err, Not(HasSubstr("never tuned")));
+  EXPECT_NE(said.out, chat(run(), "Mary\nAnne\n").out);
+}
+
+TEST_F(Chat, WhatItCannotDoIsOneLine) {
+  const Said system = chat(run(), "Mary\n", {"--system", "Be brief."});
+  EXPECT_EQ(system.exit_code, 2);
+  EXPECT_THAT(system.err, HasSubstr("minke: --system: this model was never tuned"));
+  expect_fault(chat(tuned("[INST] {{ content }} [/INST]"), "Mary\n"), "chat_template",
+               "minke generate");
+  expect_fault(chat(path("nowhere"), "Mary\n"), "nowhere", "no such folder");
+}
+
+// A message that does not fit is that message's fault.
+TEST_F(Chat, AFullContextDoesNotEndTheConversation) {
+  std::string much;
+  for (int i = 0; i < 100; ++i) much += "Anne walked to Lyme. ";
+  const Said said = chat(run(), much + "\nMary\n");
+  EXPECT_EQ(said.exit_code, 0);
+  EXPECT_THAT(said.err, HasSubstr("no room in a context of 64"));
+  EXPECT_THAT(said.err, HasSubstr("/new"));
+  EXPECT_EQ(said.out, chat(run(), "Mary\n").out);
+}
+
+// Ctrl-C ends an answer; the next line is answered.
+TEST_F(Chat, CtrlCStopsAnAnswer) {
+  Program program({"chat", endless(), "--temperature", "0", "--max-tokens", "1000000"},
+                  "Anne\n/exit\n", path("out"));
+  ASSERT_TRUE(appears(path("out")));
+  program.send(SIGINT);
+  EXPECT_EQ(program.wait().exit_code, 0);
+  EXPECT_TRUE(read_file(path("out")).ends_with('\n'));
+}
+
+TEST_F(Chat, HelpIsItsOwn) {
+  const Said said = run_program({"chat", "--help"});
+  EXPECT_EQ(said.exit_code, 0);
+  EXPECT_THAT(said.out, HasSubstr("minke chat runs/first"));
+  EXPECT_THAT(said.out, Not(HasSubstr("minke train")));
+}
+
+}  // namespace
+}  // namespace minke

@@ -1,0 +1,46 @@
+// A model that is trained once for all tests of a suite, and copies of it to change.
+#pragma once
+
+#include "app/small_run.h"
+
+namespace minke {
+
+class SmallModel : public testing::Test {
+ protected:
+  static void SetUpTestSuite() {
+    runs_ = new SmallRuns;
+    expect_success(run_program(runs_->flags("run", {"--steps", "60"})));
+  }
+  static void TearDownTestSuite() { delete runs_; }
+
+  static std::string run() { return runs_->path("run"); }
+  // A copy of the checkpoint of which a JSON file is edited.
+  std::string edited(const char* file, const std::function<void(nlohmann::json&)>& edit) const {
+    const fs::path copy = folder_ / "model";
+    if (!fs::exists(copy)) fs::copy(fs::path(run()) / "checkpoint", copy);
+    auto content = nlohmann::json::parse(read_file(copy / file));
+    edit(content);
+    write_file_atomic(copy / file, content.dump());
+    return copy.string();
+  }
+  // Of a context so long that a text in it takes until the test ends it.
+  std::string endless() const {
+    return edited("config.json", [](auto& c) { c["max_position_embeddings"] = 1 << 20; });
+  }
+  std::string path(const char* name) const { return (folder_ / name).string(); }
+
+ private:
+  static inline SmallRuns* runs_ = nullptr;
+  TemporaryFolder folder_;
+};
+
+// Until the file holds something; false when it does not for a long time.
+inline bool appears(const fs::path& file) {
+  for (int i = 0; i < 3000; ++i) {
+    if (fs::exists(file) && fs::file_size(file) > 0) return true;
+    ::usleep(10'000);
+  }
+  return false;
+}
+
+}  // namespace minke
