@@ -10,6 +10,7 @@
 #include "base/thread_pool.h"
 #include "ops/isa.h"
 #include "study/bench.h"
+#include "study/bench_decode.h"
 #include "study/bench_train.h"
 #include "train/sizes.h"
 
@@ -106,6 +107,42 @@ void run_train(const TrainArguments& arguments) {
   row("everything else", timed - all);
 }
 
+struct DecodeArguments {
+  std::string model, precision = "bf16";
+  int64_t prompt = 256, text = 64, prefill_rows = 64;
+  bool json = false;
+};
+
+void run_decode(const DecodeArguments& arguments) {
+  const auto precision =
+      arguments.precision == "fp32" ? model::Precision::kF32 : model::Precision::kBF16;
+  infer::LoadedModel loaded = infer::load_model(arguments.model, precision);
+  const study::DecodeBench r =
+      study::bench_decode(loaded, arguments.prompt, arguments.text, arguments.prefill_rows);
+  if (arguments.json) {
+    const auto object = [&](const char* name, double rate, double share) {
+      const nlohmann::ordered_json line = {{"name", name},
+                                           {"shape", fmt::format("{}+{}", r.prompt, r.text)},
+                                           {"threads", thread_count()},
+                                           {"value", rate},
+                                           {"unit", "tokens/s"},
+                                           {"share", share},
+                                           {"isa", ops::isa_name()}};
+      print_now(line.dump() + "\n");
+    };
+    object("prefill", r.prefill_rate, r.prefill_share);
+    object("decode", r.decode_rate, r.decode_share);
+    return;
+  }
+  print_now(fmt::format(
+      "{}, {}, {} threads, {}; medians\n"
+      "prefill of {:4} tokens  {:9.1f} tokens/s  {:5.1f}% of a peak of {:.0f} GFLOP/s\n"
+      "decode of {:5} tokens  {:9.1f} tokens/s  {:5.1f}% of reading at {:.1f} GB/s ({} a token)\n",
+      arguments.model, arguments.precision, thread_count(), ops::isa_name(), r.prompt,
+      r.prefill_rate, 100 * r.prefill_share, r.prefill_peak / 1e9, r.text, r.decode_rate,
+      100 * r.decode_share, r.read / 1e9, format_bytes(r.token_bytes)));
+}
+
 }  // namespace
 
 void add_bench_command(CLI::App& app) {
@@ -158,6 +195,25 @@ void add_bench_command(CLI::App& app) {
       ->capture_default_str();
   train->add_flag("--json", train_arguments->json, "A JSON object");
   train->callback([train_arguments] { run_train(*train_arguments); });
+
+  const auto d = std::make_shared<DecodeArguments>();
+  CLI::App* decode = command->add_subcommand("decode", "Prefill and decode of a model");
+  decode->footer("Example:\n  minke bench decode runs/first");
+  decode->add_option("model", d->model, "A model's folder, or a run's")->required();
+  decode->add_option("--prompt", d->prompt, "Tokens of the prompt")
+      ->check(CLI::Range(1, 1 << 20))
+      ->capture_default_str();
+  decode->add_option("--text", d->text, "Tokens decoded, one after the other")
+      ->check(CLI::Range(2, 1 << 20))
+      ->capture_default_str();
+  decode->add_option("--prefill", d->prefill_rows, "Tokens of the prompt computed at once")
+      ->check(CLI::Range(1, 4096))
+      ->capture_default_str();
+  decode->add_option("--precision", d->precision, "bf16 or fp32")
+      ->check(CLI::IsMember({"fp32", "bf16"}))
+      ->capture_default_str();
+  decode->add_flag("--json", d->json, "JSON objects");
+  decode->callback([d] { run_decode(*d); });
 }
 
 }  // namespace minke::app

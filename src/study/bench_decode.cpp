@@ -1,0 +1,79 @@
+#include "study/bench_decode.h"
+
+#include <algorithm>
+
+#include "base/error.h"
+#include "base/rng.h"
+#include "infer/generation.h"
+#include "model/cost.h"
+#include "study/peak.h"
+
+namespace minke::study {
+namespace {
+
+constexpr int kBursts = 7;
+
+double median(std::vector<double> x) {
+  std::ranges::sort(x);
+  return x[x.size() / 2];
+}
+
+}  // namespace
+
+DecodeBench bench_decode(infer::LoadedModel& loaded, int64_t prompt, int64_t text,
+                         int64_t prefill_rows) {
+  const model::ModelConfig& config = loaded.config.model;
+  if (prompt + text > config.max_position_embeddings) {
+    fail("{} tokens of prompt and {} of text are more than the model's {}", prompt, text,
+         config.max_position_embeddings);
+  }
+  MINKE_CHECK(prompt >= 1 && text >= 2);
+  infer::Generator::Options how;
+  how.context = prompt + text;
+  how.prefill_rows = prefill_rows;
+  infer::Generator generator(*loaded.model, how);
+
+  const model::Parameters active = model::count_parameters(config).active;
+  const auto number =
+      static_cast<double>(size_of(model::dtype_of_precision(loaded.model->precision())));
+  const double positions = static_cast<double>(prompt) + static_cast<double>(text) / 2;
+  DecodeBench out{.prompt = prompt, .text = text};
+  out.token_bytes = static_cast<double>(active.without_embedding()) * number +
+                    positions * static_cast<double>(model::cache_bytes(config, 1).latent) * number;
+  const OwnedTensor pages(DType::kU8, {static_cast<int64_t>(out.token_bytes)});
+  const std::span bytes(static_cast<const std::byte*>(pages.raw()), pages.bytes());
+  const Limit limit = loaded.model->precision() == model::Precision::kF32 ? Limit::kComputeF32
+                                                                          : Limit::kComputeBF16;
+  const double flops = 2 * static_cast<double>(active.without_embedding_and_head());
+
+  std::vector<double> prefill, prefill_shares, decode, decode_shares, reads, peaks;
+  for (int burst = 0; burst <= kBursts; ++burst) {
+    std::vector<int32_t> tokens(static_cast<size_t>(prompt));
+    Rng rng(stream_key(1, static_cast<uint64_t>(burst), "bench.prompt"));
+    for (int32_t& t : tokens) {
+      t = static_cast<int32_t>(rng.below(static_cast<uint64_t>(config.vocab_size)));
+    }
+    const double peak = peak_flops(limit), read = read_bandwidth(bytes);
+    infer::Sampling greedy;
+    greedy.temperature = 0;
+    const infer::Generation g = generator.generate(
+        tokens, greedy, text, [](int32_t) {}, [] { return false; });
+    if (burst == 0) continue;  // faults pages
+    peaks.push_back((peak + peak_flops(limit)) / 2);
+    reads.push_back((read + read_bandwidth(bytes)) / 2);
+    prefill.push_back(g.prefill_rate());
+    prefill_shares.push_back(g.prefill_rate() * flops / peaks.back());
+    decode.push_back(g.decode_rate());
+    decode_shares.push_back(g.decode_rate() * out.token_bytes / reads.back());
+  }
+  out.prefill_rate = median(prefill);
+  out.prefill_flops = out.prefill_rate * flops;
+  out.prefill_peak = median(peaks);
+  out.prefill_share = median(prefill_shares);
+  out.decode_rate = median(decode);
+  out.read = median(reads);
+  out.decode_share = median(decode_shares);
+  return out;
+}
+
+}  // namespace minke::study

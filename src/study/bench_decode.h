@@ -1,0 +1,26 @@
+// Speed of a model that writes: prefill and decode, as shares of multiply-adds and of memory.
+#pragma once
+
+#include <cstdint>
+
+#include "infer/loaded_model.h"
+
+namespace minke::study {
+
+struct DecodeBench {
+  int64_t prompt = 0, text = 0;  // tokens of a burst
+  double prefill_rate = 0;       // tokens/s, the median
+  double prefill_flops = 0;      // FLOP/s: 2 for each active parameter without embedding and head
+  double prefill_peak = 0;       // FLOP/s of multiply-adds
+  double prefill_share = 0;
+  double decode_rate = 0;   // tokens/s, the median
+  double token_bytes = 0;   // read for a token: active weights as prepared, and the latent cache
+  double read = 0;          // bytes/s of reading as many bytes of other pages
+  double decode_share = 0;  // of decode_rate * token_bytes in `read`
+};
+
+// Bursts of a random prompt and its greedy continuation.
+DecodeBench bench_decode(infer::LoadedModel& loaded, int64_t prompt, int64_t text,
+                         int64_t prefill_rows);
+
+}  // namespace minke::study
