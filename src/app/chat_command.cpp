@@ -107,21 +107,22 @@ class Conversation {
   }
 
   std::vector<int32_t> prompt(const std::string& line) const {
-    if (!tuned_) {
-      const std::string said = text_.empty() ? line : text_ + "\n" + line;
-      return model_.encode_document(said);
-    }
+    if (!tuned_) return model_.encode_document(text_before_line() + line);
     std::vector<text::Message> messages = messages_;
     messages.push_back({"user", line});
     return text::encode_chat(model_.tokenizer(), messages, true);
   }
   void add(const std::string& line, const std::string& answer) {
-    text_ += (text_.empty() ? "" : "\n") + line + answer;
+    text_ = text_before_line() + line + answer;
     messages_.push_back({"user", line});
     messages_.push_back({"assistant", answer});
   }
 
  private:
+  std::string text_before_line() const {
+    return text_.empty() || text_.ends_with('\n') ? text_ : text_ + "\n";
+  }
+
   const infer::TextModel& model_;
   bool tuned_;
   std::vector<text::Message> system_, messages_;
