@@ -24,7 +24,8 @@ advance by half of their length, so that each token is predicted once with at le
 before it. Bits per byte count every byte and do not depend on the tokenizer.
 
 --logprobs writes a JSON object a line, in the order of the text: {"position": from 1, "id": token,
-"text": what it stands for, "logprob": natural logarithm of its probability}.
+"text": what it stands for (U+FFFD where it ends within a character), "logprob": natural logarithm
+of its probability}.
 
 Examples:
   minke eval runs/first --data held-out.txt

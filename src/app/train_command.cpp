@@ -1,9 +1,10 @@
 #include "app/train_command.h"
 
-#include <fstream>
 #include <memory>
+#include <sstream>
 
 #include "base/error.h"
+#include "base/file.h"
 #include "base/interrupt.h"
 #include "study/report.h"
 #include "train/run.h"
@@ -29,8 +30,7 @@ struct TrainArguments {
 // Gives the command what a file says and the line did not. (CLI11 itself reads a file for the whole
 // program only, never for one command.)
 void read_flags(CLI::App& command, const std::string& path) {
-  std::ifstream file(path);
-  if (!file) fail("{}: cannot be read", path);
+  std::istringstream file(read_file(path));
   for (const CLI::ConfigItem& item : CLI::ConfigTOML().from_config(file)) {
     CLI::Option* option = command.get_option_no_throw("--" + item.name);
     if (option == nullptr || !item.parents.empty() || item.name == "config") {

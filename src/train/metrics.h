@@ -1,12 +1,13 @@
 // metrics.jsonl of a run: one JSON object a line, each with "event" and "step".
 //
-//   step      loss, mtp_loss [by depth], balance, learning_rate, gradient_norm, clipped, tokens (so
-//   far), epochs,
-//             tokens_per_second, peak_share (of the measured peak of the processor), max_vio (worst
-//             layer), seconds (so far)
+//   step      loss, mtp_loss [by depth], balance, learning_rate, gradient_norm, clipped,
+//             tokens (so far), epochs, tokens_per_second,
+//             peak_share (of the measured peak of the processor),
+//             max_vio (worst layer), seconds (so far)
 //   routers   layers: [{layer, counts, bias, max_vio}], counts summed since the event before
-//   eval      loss [by depth], perplexity, bits_per_byte, acceptance, tokens, bytes, whole (all of
-//   the held-out text) sample    prompt, text
+//   eval      loss [by depth], perplexity, bits_per_byte, tokens, bytes,
+//             whole (all of the held-out text), acceptance (where there is MTP)
+//   sample    prompt, text
 // Losses are means in nats a token.
 #pragma once
 

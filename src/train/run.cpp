@@ -106,7 +106,9 @@ void Run::check_resources() const {
   const auto memory = model::step_memory(config_.model, precision_of(options_),
                                          micro_batch(options_), options_.seq);
   const auto bytes = [](size_t n) { return format_bytes(static_cast<double>(n)); };
-  const uint64_t disk = 2 * state_bytes_on_disk(config_.model);  // the old checkpoint and the new
+  // Beside the last checkpoint, which a resumed run has already, the one that replaces it.
+  const uint64_t disk =
+      (fs::exists(out_ / "checkpoint") ? 1 : 2) * state_bytes_on_disk(config_.model);
   log::info(
       "memory: {} (weights {}, gradients {}, moments {}, operands {}, activations {}, workspace "
       "{}); disk: {}",
@@ -138,7 +140,7 @@ void Run::fix_steps() {
   options_.steps = 1'000'000;
   make_trainer();
   std::vector<double> times;
-  for (int64_t i = 0; i < kTimingSteps && !interrupted(); ++i) {
+  for (int64_t i = 0; i < kTimingSteps && (times.empty() || !interrupted()); ++i) {
     const auto start = Clock::now();
     trainer_->step();
     times.push_back(seconds_since(start));
@@ -265,7 +267,8 @@ RunResult Run::train() {
   peak_ = measured_peak(precision_of(options_));
   started_ = Clock::now();
   LiveLine line;
-  int64_t saved_at = trainer_->done();
+  // A run that is left before its first step is saved too: it can be gone on with.
+  int64_t saved_at = fs::exists(out_ / "checkpoint") ? trainer_->done() : -1;
   double rate = 0;
   const int64_t last =
       options_.stop_at > 0 ? std::min(options_.stop_at, options_.steps) : options_.steps;
@@ -317,28 +320,33 @@ RunResult Run::train() {
   return result;
 }
 
-checkpoint::HfConfig config_of(const Options& options, const RunText& text) {
+// What can be said before any text is read.
+checkpoint::HfConfig config_of(const Options& options) {
   checkpoint::HfConfig config =
       options.model.empty() ? size_config(options.size) : checkpoint::read_config(options.model);
+  if (config.model.max_position_embeddings < options.seq) {
+    fail("--seq {}: the model's max_position_embeddings is {}", options.seq,
+         config.model.max_position_embeddings);
+  }
+  return config;
+}
+
+void take_vocabulary(checkpoint::HfConfig& config, const Options& options, const RunText& text) {
   if (options.model.empty()) config.model.vocab_size = text.vocabulary();
   if (config.model.vocab_size < text.vocabulary()) {
     fail("{}: vocab_size {} is smaller than the tokenizer's {}", options.model,
          config.model.vocab_size, text.vocabulary());
   }
-  if (config.model.max_position_embeddings < options.seq) {
-    fail("--seq {}: the model's max_position_embeddings is {}", options.seq,
-         config.model.max_position_embeddings);
-  }
   config.model.bos_token_id = text.bos();
   config.model.eos_token_id = {text.eos()};
   config.model.check();
-  return config;
 }
 
 }  // namespace
 
 RunResult start_run(Options options, const fs::path& out) {
   check(options);
+  checkpoint::HfConfig config = config_of(options);
   make_writable_folder(out);
   const FolderLock lock(out);
   if (fs::exists(out / "manifest.json")) {
@@ -346,7 +354,7 @@ RunResult start_run(Options options, const fs::path& out) {
          out.string(), out.string());
   }
   RunText text(options, out, RunText::Kind::kNew);
-  checkpoint::HfConfig config = config_of(options, text);
+  take_vocabulary(config, options, text);
   Run run(std::move(text), std::move(config), std::move(options), out);
   run.check_resources();
   run.begin();

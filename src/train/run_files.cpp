@@ -38,7 +38,9 @@ RunText::RunText(const Options& options, const fs::path& out, Kind kind) {
   train_files_ = paths_of(files);
   valid_files_ = paths_of(valid);
   tokenizer_folder_ = options.tokenizer.empty() ? out / "tokenizer" : fs::path(options.tokenizer);
-  if (options.tokenizer.empty() && !fs::exists(tokenizer_folder_ / "tokenizer.json")) {
+  // One that a start left which then failed may be of another --vocab or --data.
+  const bool found = fs::exists(tokenizer_folder_ / "tokenizer.json");
+  if (options.tokenizer.empty() && (kind == Kind::kNew || !found)) {
     const auto learned = learn_tokenizer(files, options.text_field, options.vocab);
     write_folder_atomic(tokenizer_folder_, [&](const fs::path& into) { learned.save(into); });
     log::info("tokenizer: {} tokens learned from the text", learned.vocabulary());

@@ -3,7 +3,8 @@
 
 #include <gtest/gtest.h>
 
-#include "base/bf16.h"
+#include <bit>
+
 #include "checkpoint/model_files.h"
 #include "infer/loaded_model.h"
 #include "train/tiny.h"
