@@ -99,6 +99,7 @@ class Run {
   double peak_ = 0;                // FLOP/s of the processor
   double seconds_before_ = 0;      // of the run before it was resumed
   double bits_per_byte_ = 0;       // the last evaluation's
+  bool concluded_ = false;         // the whole held-out text was evaluated, after the last step
   Clock::time_point started_ = Clock::now();
 };
 
@@ -180,6 +181,7 @@ void Run::resume() {
   for (const auto& event : read_metrics(out_ / "metrics.jsonl")) {
     seconds_before_ = event.value("seconds", seconds_before_);
     bits_per_byte_ = event.value("bits_per_byte", bits_per_byte_);
+    concluded_ = concluded_ || event.value("whole", false);
   }
   log::info("resuming after step {} of {}", trainer_->done(), options_.steps);
 }
@@ -305,7 +307,7 @@ RunResult Run::train() {
   }
   RunResult result{trainer_->done(), trainer_->done() == options_.steps};
   if (trainer_->done() != saved_at) save(line);
-  if (result.finished) {
+  if (result.finished && !concluded_) {
     evaluate_now(true, line);
     sample_now(line);
   }

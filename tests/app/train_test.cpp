@@ -339,6 +339,11 @@ TEST(Train, MetricsHoldWhatTheirSchemaSays) {
   EXPECT_EQ(events["eval"], 2);
   EXPECT_GT(events["routers"], 0);
   EXPECT_GT(events["sample"], 0);
+
+  // A finished run that is resumed has nothing to add.
+  const std::string before = read_file(runs.path("run/metrics.jsonl"));
+  expect_success(run_program({"train", "--resume", runs.path("run"), "--no-report"}));
+  EXPECT_EQ(read_file(runs.path("run/metrics.jsonl")), before);
 }
 
 }  // namespace
