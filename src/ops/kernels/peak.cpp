@@ -50,10 +50,10 @@ double multiply_f32(int64_t rounds) {
     keep(a.v);
     keep(b.v);
 #pragma GCC unroll 24
-    for (int j = 0; j < kSums; ++j) sums[j] = fma(a, b, Vec{sums[j]}).v;
+    for (auto& sum : sums) sum = fma(a, b, Vec{sum}).v;
   }
 #pragma GCC unroll 24
-  for (int j = 0; j < kSums; ++j) keep(sums[j]);
+  for (auto& sum : sums) keep(sum);
   return static_cast<double>(rounds) * kSums * kLanes * 2;
 }
 
@@ -69,13 +69,12 @@ double multiply_bf16(int64_t rounds) {
     keep(a);
     keep(b);
 #pragma GCC unroll 24
-    for (int j = 0; j < kSums; ++j) {
-      sums[j] =
-          _mm512_dpbf16_ps(sums[j], reinterpret_cast<__m512bh>(a), reinterpret_cast<__m512bh>(b));
+    for (auto& sum : sums) {
+      sum = _mm512_dpbf16_ps(sum, reinterpret_cast<__m512bh>(a), reinterpret_cast<__m512bh>(b));
     }
   }
 #pragma GCC unroll 24
-  for (int j = 0; j < kSums; ++j) keep(sums[j]);
+  for (auto& sum : sums) keep(sum);
   return static_cast<double>(rounds) * kSums * kLanes * 4;
 }
 
