@@ -90,13 +90,15 @@ class Conversation {
     if (!tuned_ && !model.tokenizer().chat_template().empty()) {
       fail("the model's chat_template is of no format that minke knows; `minke generate` works");
     }
+    if (!tuned_ && !system.empty()) {
+      fail("--system: this model was never tuned to chat, so it knows no instructions");
+    }
     if (!tuned_) {
       fmt::print(stderr,
                  "this model was never tuned to chat (no chat_template in tokenizer_config.json): "
                  "it continues what you write\n");
     }
     if (system.empty()) return;
-    if (!tuned_) fail("--system: this model was never tuned to chat, so it knows no instructions");
     system_.push_back({"system", system});
     messages_ = system_;
   }

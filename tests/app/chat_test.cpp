@@ -59,9 +59,9 @@ TEST_F(Chat, ATunedModelIsAsked) {
 }
 
 TEST_F(Chat, WhatItCannotDoIsOneLine) {
-  const Said system = chat(run(), "Mary\n", {"--system", "Be brief."});
-  EXPECT_EQ(system.exit_code, 2);
-  EXPECT_THAT(system.err, HasSubstr("minke: --system: this model was never tuned"));
+  const Said said = chat(run(), "Mary\n", {"--system", "Be brief."});
+  expect_fault(said, "--system: this model was never tuned");
+  EXPECT_EQ(said.err.find("minke: "), 0U) << said.err;
   expect_fault(chat(tuned("[INST] {{ content }} [/INST]"), "Mary\n"), "chat_template",
                "minke generate");
   expect_fault(chat(path("nowhere"), "Mary\n"), "nowhere", "no such folder");

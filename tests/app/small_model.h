@@ -9,7 +9,7 @@ class SmallModel : public testing::Test {
  protected:
   static void SetUpTestSuite() {
     runs_ = new SmallRuns;
-    expect_success(run_program(runs_->flags("run", {"--steps", "200"})));
+    expect_success(run_program(runs_->flags("run", {"--steps", "120"})));
   }
   static void TearDownTestSuite() { delete runs_; }
 
