@@ -290,7 +290,7 @@ void add_small(OpCases& cases) {
   }
 }
 
-void add_bench(OpCases& cases, DType format, Shape3 shape) {
+void add_bench(OpCases& cases, DType format, const Shape3& shape) {
   for (const Kind kind : {Kind::kFprop, Kind::kDgrad, Kind::kWgrad}) {
     Spec spec;
     spec.kind = kind;
