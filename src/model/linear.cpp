@@ -12,12 +12,12 @@ void linear(const ops::Matrix& y, const ops::Matrix& x, const Weight& w, bool ac
 }
 
 void linear_backward(const ops::Matrix& dx, bool accumulate, const ops::Matrix& dy,
-                     const ops::Matrix& x, const Weight& w, const Pass& pass) {
+                     const ops::Matrix& x, Weight& w, const Pass& pass) {
   const Arena::Scope scope(pass.scratch);
   const DType format = w.operand(pass.precision);
   const ops::Matrix operand = ops::prepare(pass.scratch, dy, format);
   if (!dx.empty()) ops::matmul({dx, operand, w.dgrad(), accumulate});
-  const ops::WeightGradient product{w.gradient(), operand, x, true};
+  const ops::WeightGradient product{w.gradient(), operand, x, w.adds_to_gradient()};
   ops::matmul_wgrad(std::span(&product, 1), format, pass.scratch);
 }
 

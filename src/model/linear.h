@@ -20,7 +20,7 @@ void linear(const ops::Matrix& y, const ops::Matrix& x, const Weight& w, bool ac
             const Pass& pass);
 // dx_TK (+)= dy_TN W (skipped where dx is empty); dW += dy^T x.
 void linear_backward(const ops::Matrix& dx, bool accumulate, const ops::Matrix& dy,
-                     const ops::Matrix& x, const Weight& w, const Pass& pass);
+                     const ops::Matrix& x, Weight& w, const Pass& pass);
 
 struct RmsNorm {
   Weight weight;

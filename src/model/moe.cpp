@@ -101,15 +101,14 @@ void Moe::grouped(const Tensor& out, const Tensor& in, const std::vector<int64_t
   ops::matmul(products);
 }
 
-void Moe::grouped_wgrad(const Weight& weight, const Tensor& dy, const Tensor& x,
-                        const std::vector<int64_t>& offsets, const Pass& pass) const {
+void Moe::grouped_wgrad(Weight& weight, const Tensor& dy, const Tensor& x,
+                        const std::vector<int64_t>& offsets, const Pass& pass) {
+  const bool adds = weight.adds_to_gradient();
   std::vector<ops::WeightGradient> products;
   for (int64_t e = 0; e < experts_; ++e) {
     const int64_t begin = offsets[static_cast<size_t>(e)];
     const int64_t rows = offsets[static_cast<size_t>(e) + 1] - begin;
-    if (rows > 0) {
-      products.push_back({weight.gradient(e), dy.rows(begin, rows), x.rows(begin, rows), true});
-    }
+    products.push_back({weight.gradient(e), dy.rows(begin, rows), x.rows(begin, rows), adds});
   }
   ops::matmul_wgrad(products, weight.operand(pass.precision), pass.scratch);
 }

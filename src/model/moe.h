@@ -95,8 +95,8 @@ class Moe {
   template <typename Operand>
   void grouped(const Tensor& out, const Tensor& in, const std::vector<int64_t>& offsets,
                Operand&& operand) const;
-  void grouped_wgrad(const Weight& weight, const Tensor& dy, const Tensor& x,
-                     const std::vector<int64_t>& offsets, const Pass& pass) const;
+  void grouped_wgrad(Weight& weight, const Tensor& dy, const Tensor& x,
+                     const std::vector<int64_t>& offsets, const Pass& pass);
 
   int64_t experts_, chosen_;
   Weight gate_up_, down_;

@@ -127,13 +127,7 @@ void Transformer::attach_gradients() {
 }
 
 void Transformer::clear_gradients() {
-  for_each_weight([](Weight& weight) {
-    const auto grad = weight.gradient().span<float>();
-    constexpr int64_t kChunk = 1 << 18;
-    parallel_for(static_cast<int64_t>(grad.size()), kChunk, [&](int64_t begin, int64_t end) {
-      std::fill(grad.begin() + begin, grad.begin() + end, 0.0F);
-    });
-  });
+  for_each_weight([](Weight& weight) { weight.clear_gradient(); });
 }
 
 void Transformer::prepare(bool training) {
@@ -295,6 +289,7 @@ void Transformer::head_losses(const Batch& batch, std::span<const float> scale, 
       what.head_dgrad = head_.dgrad();
       what.dh_TD = dhidden[k];
       what.dw_VD = head_.gradient();
+      what.adds_to_dw = head_.adds_to_gradient();
     }
     if (k < loss.size()) what.loss_T = loss[k];
     if (k < argmax.size()) what.argmax_T = argmax[k];
@@ -317,6 +312,7 @@ Transformer::Losses Transformer::forward_backward(const Batch& batch, std::span<
   Losses out;
   head_losses(batch, scale, saved, dhidden, {}, {}, out, pass);
   backward(batch, dhidden, balance_scale, saved, pass);
+  for_each_weight([](Weight& weight) { weight.settle_gradient(); });
   return out;
 }
 

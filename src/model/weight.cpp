@@ -1,7 +1,9 @@
 #include "model/weight.h"
 
+#include <algorithm>
 #include <cstring>
 
+#include "base/thread_pool.h"
 #include "ops/elementwise.h"
 
 namespace minke::model {
@@ -72,6 +74,34 @@ void Weight::attach_gradient() {
   for (Piece& piece : pieces_) {
     piece.grad = Tensor(at, piece.shape);
     at += piece.shape.count();
+  }
+}
+
+void Weight::clear_gradient() {
+  has_gradient_ = false;
+  // Rows and sums are added to these one by one.
+  if (kind_ == Kind::kEmbedding || kind_ == Kind::kVector) settle_gradient();
+}
+
+void Weight::settle_gradient() {
+  if (std::exchange(has_gradient_, true)) return;
+  const auto grad = gradient_.span<float>();
+  constexpr int64_t kChunk = 1 << 18;
+  parallel_for(static_cast<int64_t>(grad.size()), kChunk, [&](int64_t begin, int64_t end) {
+    std::fill(grad.begin() + begin, grad.begin() + end, 0.0F);
+  });
+}
+
+void Weight::add_updates(const Tensor& m, const Tensor& v, float weight_decay,
+                         std::vector<ops::AdamWUpdate>& updates) const {
+  if (fprop_.empty()) {
+    updates.push_back({master_, m, v, gradient_, weight_decay, {}, {}});
+    return;
+  }
+  for (int64_t i = 0; i < count_; ++i) {
+    const auto of = [&](const Tensor& x) { return x.rows(i * rows_, rows_); };
+    updates.push_back({of(master_), of(m), of(v), of(gradient_), weight_decay, fprop(i),
+                       dgrad_.empty() ? ops::Packed() : dgrad(i)});
   }
 }
 

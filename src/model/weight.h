@@ -8,8 +8,10 @@
 #pragma once
 
 #include <string>
+#include <utility>
 #include <vector>
 
+#include "ops/adamw.h"
 #include "ops/matmul.h"
 
 namespace minke::model {
@@ -63,6 +65,13 @@ class Weight {
   const Tensor& master() const { return master_; }
   const Tensor& gradient() const { return gradient_; }
 
+  // From now on the gradient is nothing: whoever comes first overwrites it.
+  void clear_gradient();
+  // Asked by whoever computes the whole gradient of a linear layer: whether to add to it.
+  bool adds_to_gradient() { return std::exchange(has_gradient_, true); }
+  // Zeroes a gradient that nobody wrote since it was cleared.
+  void settle_gradient();
+
   // The i-th matrix's gradient, and its prepared operands.
   Tensor gradient(int64_t i) const { return gradient_.rows(i * rows_, rows_); }
   const ops::Packed& fprop(int64_t i = 0) const { return fprop_[static_cast<size_t>(i)]; }
@@ -76,6 +85,10 @@ class Weight {
   void add_pack_jobs(Precision precision, bool with_dgrad, std::vector<ops::PackJob>& by_rows,
                      std::vector<ops::PackJob>& by_columns, std::vector<OwnedTensor>& assembled);
   size_t packed_size(Precision precision, bool with_dgrad) const;
+  // Appends a step of AdamW, which packs the operands that have been prepared. m, v: shaped as
+  // master().
+  void add_updates(const Tensor& m, const Tensor& v, float weight_decay,
+                   std::vector<ops::AdamWUpdate>& updates) const;
 
  private:
   Tensor matrix_value(int64_t i, std::vector<OwnedTensor>& assembled) const;
@@ -85,6 +98,7 @@ class Weight {
   std::vector<Piece> pieces_;
   OwnedTensor master_, gradient_, packed_memory_;
   std::vector<ops::Packed> fprop_, dgrad_;
+  bool has_gradient_ = false;  // what gradient_ holds counts
 };
 
 }  // namespace minke::model

@@ -1,42 +1,73 @@
 #include "ops/adamw.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "base/profile.h"
-#include "base/thread_pool.h"
+#include "ops/chunks.h"
 #include "ops/dispatch.h"
 #include "ops/kernels/adamw.h"
 
 namespace minke::ops {
+namespace {
 
-void adamw(const Tensor& weight, const Tensor& m, const Tensor& v, const Tensor& gradient,
-           const AdamW& how) {
-  const Profiled profiled("adamw");
-  MINKE_CHECK(m.shape() == weight.shape() && v.shape() == weight.shape() &&
-              gradient.shape() == weight.shape());
-  MINKE_CHECK(how.step >= 1, "step {}", how.step);
+kernels::AdamWFactors factors_of(const AdamW& how) {
   const auto correction = [&](float beta) {
     return static_cast<float>(
         1 / (1 - std::pow(static_cast<double>(beta), static_cast<double>(how.step))));
   };
-  const kernels::AdamWFactors factors{
-      .lr = how.lr,
-      .beta1 = how.beta1,
-      .one_minus_beta1 = static_cast<float>(1 - static_cast<double>(how.beta1)),
-      .beta2 = how.beta2,
-      .one_minus_beta2 = static_cast<float>(1 - static_cast<double>(how.beta2)),
-      .eps = how.eps,
-      .weight_decay = how.weight_decay,
-      .gradient_scale = how.gradient_scale,
-      .m_correction = correction(how.beta1),
-      .v_correction = correction(how.beta2)};
-  float* w = weight.data<float>();
-  float* first = m.data<float>();
-  float* second = v.data<float>();
-  const float* g = gradient.data<float>();
+  return {.lr = how.lr,
+          .beta1 = how.beta1,
+          .one_minus_beta1 = static_cast<float>(1 - static_cast<double>(how.beta1)),
+          .beta2 = how.beta2,
+          .one_minus_beta2 = static_cast<float>(1 - static_cast<double>(how.beta2)),
+          .eps = how.eps,
+          .weight_decay = 0,
+          .gradient_scale = how.gradient_scale,
+          .m_correction = correction(how.beta1),
+          .v_correction = correction(how.beta2)};
+}
+
+bool is_packed(const AdamWUpdate& u) {
+  return u.by_rows.data != nullptr || u.by_columns.data != nullptr;
+}
+
+// Numbers of a chunk: whole rows of what is packed, else any.
+int64_t chunk_numbers(const AdamWUpdate& u) {
+  return is_packed(u) ? kPackRows * u.weight.dim(1) : rows_per_chunk(1);
+}
+
+void check(const AdamWUpdate& u) {
+  MINKE_CHECK(u.m.shape() == u.weight.shape() && u.v.shape() == u.weight.shape() &&
+              u.gradient.shape() == u.weight.shape());
+  if (u.by_rows.data != nullptr) check(PackJob{u.by_rows, u.weight}, false);
+  if (u.by_columns.data != nullptr) check(PackJob{u.by_columns, u.weight}, true);
+}
+
+}  // namespace
+
+void adamw(std::span<const AdamWUpdate> updates, const AdamW& how) {
+  const Profiled profiled("adamw");
+  MINKE_CHECK(how.step >= 1, "step {}", how.step);
+  Chunks chunks;
+  for (const AdamWUpdate& u : updates) {
+    check(u);
+    chunks.add(u.weight.count() == 0 ? 0 : ceil_div(u.weight.count(), chunk_numbers(u)));
+  }
+  const kernels::AdamWFactors shared = factors_of(how);
   const auto step = MINKE_KERNELS(kernels::AdamWKernels, adamw_kernels)->step;
-  parallel_for(weight.count(), rows_per_chunk(1), [&](int64_t begin, int64_t end) {
-    step(w + begin, first + begin, second + begin, g + begin, factors, end - begin);
+  chunks.run([&](size_t i, int64_t chunk) {
+    const AdamWUpdate& u = updates[i];
+    kernels::AdamWFactors factors = shared;
+    factors.weight_decay = u.weight_decay;
+    const int64_t begin = chunk * chunk_numbers(u);
+    const int64_t count = std::min(chunk_numbers(u), u.weight.count() - begin);
+    step(u.weight.data<float>() + begin, u.m.data<float>() + begin, u.v.data<float>() + begin,
+         u.gradient.data<float>() + begin, factors, count);
+    if (u.by_rows.data != nullptr) pack_rows_part({u.by_rows, u.weight}, chunk * kPackRows);
+    if (u.by_columns.data != nullptr) {
+      pack_columns_part({u.by_columns, u.weight}, chunk * kPackRows);
+    }
   });
 }
 

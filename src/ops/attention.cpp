@@ -4,6 +4,7 @@
 
 #include "base/profile.h"
 #include "base/thread_pool.h"
+#include "ops/chunks.h"
 #include "ops/dispatch.h"
 #include "ops/kernels/attention.h"
 #include "ops/kernels/matmul.h"
@@ -13,8 +14,6 @@ namespace minke::ops {
 namespace {
 
 using kernels::AttentionHead;
-
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // What all calls of an attention share: sizes, and where a head's part of a tensor lies.
 struct Heads {

@@ -94,7 +94,7 @@ double linear_cross_entropy(const CrossEntropy& what, Arena& scratch) {
       matmul({what.dh_TD.row_range(first, rows), dlogits, what.head_dgrad, false});
     }
     if (wants_dw) {
-      const WeightGradient gradient{what.dw_VD, dlogits, h, true};
+      const WeightGradient gradient{what.dw_VD, dlogits, h, what.adds_to_dw || first > 0};
       matmul_wgrad(std::span(&gradient, 1), format, scratch);
     }
   }

@@ -18,7 +18,8 @@ struct CrossEntropy {
   float scale = 1;
   Packed head_dgrad;  // dgrad operand of the head
   Matrix dh_TD;       // overwritten; FP32 or BF16
-  Tensor dw_VD;       // FP32, +=
+  Tensor dw_VD;       // FP32; untouched where there are no tokens
+  bool adds_to_dw = true;
   // Where given: -log p of each target, FP32 (0 where ignored), and the most likely token.
   std::span<float> loss_T;
   std::span<int32_t> argmax_T;

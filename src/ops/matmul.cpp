@@ -4,7 +4,7 @@
 #include <vector>
 
 #include "base/profile.h"
-#include "base/thread_pool.h"
+#include "ops/chunks.h"
 #include "ops/dispatch.h"
 #include "ops/elementwise.h"
 #include "ops/kernels/matmul.h"
@@ -18,31 +18,9 @@ using kernels::kPanel;
 using kernels::kUnitBytes;
 using kernels::MatmulBlock;
 
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 int64_t numbers_per_unit(DType format) { return format == DType::kBF16 ? 2 : 1; }
 int64_t unit_count(DType format, int64_t k) { return ceil_div(k, numbers_per_unit(format)); }
 int64_t panel_bytes(const Packed& x) { return unit_count(x.format, x.k) * kPanel * kUnitBytes; }
-
-// Work of several items, each cut into its own number of chunks, shared out together. Chunks
-// depend on sizes alone.
-class Chunks {
- public:
-  void add(int64_t chunks) { ends_.push_back(total() + chunks); }
-  // Calls body(item, chunk of that item).
-  template <typename Body>
-  void run(Body&& body) const {
-    parallel_for(total(), 1, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) {
-        const auto item = std::upper_bound(ends_.begin(), ends_.end(), i) - ends_.begin();
-        body(static_cast<size_t>(item), i - (item == 0 ? 0 : ends_[static_cast<size_t>(item) - 1]));
-      }
-    });
-  }
-
- private:
-  int64_t total() const { return ends_.empty() ? 0 : ends_.back(); }
-  std::vector<int64_t> ends_;
-};
 
 Matrix part(const Matrix& x, int64_t row, int64_t rows, int64_t column, int64_t columns) {
   return x.row_range(row, std::min(rows, x.rows - row))
@@ -146,45 +124,50 @@ size_t packed_bytes(DType format, int64_t n, int64_t k) {
   return static_cast<size_t>(ceil_div(n, kPanel) * unit_count(format, k) * kPanel * kUnitBytes);
 }
 
+void pack_rows_part(const PackJob& job, int64_t row) {
+  const auto& [to, from] = job;
+  const auto pack = MINKE_KERNELS(kernels::PackKernels, pack_kernels)
+                        ->rows[format_index(to.format)][format_index(from.dtype)];
+  for (int64_t r = row; r < std::min(row + kPackRows, from.rows); r += kPanel) {
+    pack(to.data + r / kPanel * panel_bytes(to), part(from, r, kPanel, 0, from.cols));
+  }
+}
+
+void pack_columns_part(const PackJob& job, int64_t row) {
+  const auto& [to, from] = job;
+  const auto pack = MINKE_KERNELS(kernels::PackKernels, pack_kernels)
+                        ->columns[format_index(to.format)][format_index(from.dtype)];
+  const int64_t unit = row / numbers_per_unit(to.format);
+  for (int64_t p = 0; p < ceil_div(to.n, kPanel); ++p) {
+    pack(to.data + p * panel_bytes(to) + unit * kPanel * kUnitBytes,
+         part(from, row, kPackRows, p * kPanel, kPanel));
+  }
+}
+
+void check(const PackJob& job, bool by_columns) {
+  check_packed(job.to);
+  MINKE_CHECK(job.from.rows == (by_columns ? job.to.k : job.to.n) &&
+              job.from.cols == (by_columns ? job.to.n : job.to.k));
+}
+
 void pack_rows(std::span<const PackJob> jobs) {
   const Profiled profiled("pack_rows");
   Chunks chunks;
-  for (const auto& [to, from] : jobs) {
-    check_packed(to);
-    MINKE_CHECK(from.rows == to.n && from.cols == to.k);
-    chunks.add(ceil_div(to.n, kPanel));
+  for (const PackJob& job : jobs) {
+    check(job, false);
+    chunks.add(ceil_div(job.from.rows, kPackRows));
   }
-  const auto table = MINKE_KERNELS(kernels::PackKernels, pack_kernels);
-  chunks.run([&](size_t i, int64_t panel) {
-    const auto& [to, from] = jobs[i];
-    table->rows[format_index(to.format)][format_index(from.dtype)](
-        to.data + panel * panel_bytes(to), part(from, panel * kPanel, kPanel, 0, from.cols));
-  });
+  chunks.run([&](size_t i, int64_t chunk) { pack_rows_part(jobs[i], chunk * kPackRows); });
 }
 
 void pack_columns(std::span<const PackJob> jobs) {
   const Profiled profiled("pack_columns");
-  // A chunk reads rows that are long enough for memory to stream, and few enough that the panels it
-  // writes stay open.
-  constexpr int64_t kPanels = 16, kRows = 128;
   Chunks chunks;
-  for (const auto& [to, from] : jobs) {
-    check_packed(to);
-    MINKE_CHECK(from.rows == to.k && from.cols == to.n);
-    chunks.add(ceil_div(to.k, kRows) * ceil_div(to.n, kPanels * kPanel));
+  for (const PackJob& job : jobs) {
+    check(job, true);
+    chunks.add(ceil_div(job.from.rows, kPackRows));
   }
-  const auto table = MINKE_KERNELS(kernels::PackKernels, pack_kernels);
-  chunks.run([&](size_t i, int64_t chunk) {
-    const auto& [to, from] = jobs[i];
-    const auto pack = table->columns[format_index(to.format)][format_index(from.dtype)];
-    const int64_t across = ceil_div(to.n, kPanels * kPanel);
-    const int64_t row = chunk / across * kRows, first = chunk % across * kPanels;
-    const int64_t unit = row / numbers_per_unit(to.format);
-    for (int64_t p = first; p < std::min(first + kPanels, ceil_div(to.n, kPanel)); ++p) {
-      pack(to.data + p * panel_bytes(to) + unit * kPanel * kUnitBytes,
-           part(from, row, kRows, p * kPanel, kPanel));
-    }
-  });
+  chunks.run([&](size_t i, int64_t chunk) { pack_columns_part(jobs[i], chunk * kPackRows); });
 }
 
 Matrix prepare(Arena& scratch, const Matrix& x, DType format) {

@@ -34,6 +34,12 @@ struct PackJob {
 };
 void pack_rows(std::span<const PackJob> jobs);
 void pack_columns(std::span<const PackJob> jobs);
+// What rows [row, row + kPackRows) of w give of one item, in the calling thread. row is a multiple
+// of kPackRows.
+inline constexpr int64_t kPackRows = 128;
+void check(const PackJob& job, bool by_columns);
+void pack_rows_part(const PackJob& job, int64_t row);
+void pack_columns_part(const PackJob& job, int64_t row);
 
 // x itself where it has that format already, else a converted copy in `scratch`.
 Matrix prepare(Arena& scratch, const Matrix& x, DType format);

@@ -193,7 +193,8 @@ class AdamWRun final : public OpRun {
       for (size_t i = 0; i < 3; ++i) ops::convert(after_[i], before_[i]);
     }
     const std::vector<OwnedTensor>& state = bench_ ? before_ : after_;
-    ops::adamw(state[0], state[1], state[2], before_[3], kHow);
+    const ops::AdamWUpdate update{state[0], state[1], state[2], before_[3], kDecay, {}, {}};
+    ops::adamw(std::span(&update, 1), kHow);
   }
   std::vector<Check> check() override {
     if (bench_) return {};
@@ -203,7 +204,7 @@ class AdamWRun final : public OpRun {
                          static_cast<double>(kHow.beta1),
                          static_cast<double>(kHow.beta2),
                          static_cast<double>(kHow.eps),
-                         static_cast<double>(kHow.weight_decay),
+                         static_cast<double>(kDecay),
                          kHow.step,
                          static_cast<double>(kHow.gradient_scale)};
     ref::adamw(w, m, v, g, how);
@@ -227,13 +228,9 @@ class AdamWRun final : public OpRun {
   std::vector<Tensor> outputs() override { return {after_.begin(), after_.end()}; }
 
  private:
-  static constexpr ops::AdamW kHow{.lr = 0.01F,
-                                   .beta1 = 0.9F,
-                                   .beta2 = 0.95F,
-                                   .eps = 1e-8F,
-                                   .weight_decay = 0.1F,
-                                   .step = 3,
-                                   .gradient_scale = 0.7F};
+  static constexpr float kDecay = 0.1F;
+  static constexpr ops::AdamW kHow{
+      .lr = 0.01F, .beta1 = 0.9F, .beta2 = 0.95F, .eps = 1e-8F, .step = 3, .gradient_scale = 0.7F};
   bool bench_;
   std::vector<OwnedTensor> before_, after_;  // w, m, v, and the gradient
 };

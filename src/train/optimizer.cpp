@@ -30,12 +30,14 @@ void Optimizer::step(const Options& options, int64_t step, float gradient_scale)
   how.step = step;
   how.gradient_scale = gradient_scale;
   size_t i = 0;
+  std::vector<ops::AdamWUpdate> updates;
   model_.for_each_weight([&](model::Weight& weight) {
     const bool decays = weight.kind() != model::Weight::Kind::kVector;
-    how.weight_decay = decays ? static_cast<float>(options.weight_decay) : 0.0F;
     const Moments& moments = moments_[i++];
-    ops::adamw(weight.master(), moments.m, moments.v, weight.gradient(), how);
+    weight.add_updates(moments.m, moments.v,
+                       decays ? static_cast<float>(options.weight_decay) : 0.0F, updates);
   });
+  ops::adamw(updates, how);
 }
 
 }  // namespace minke::train

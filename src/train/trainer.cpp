@@ -125,7 +125,6 @@ StepReport Trainer::step() {
     }
     report.routers.push_back(std::move(load));
   });
-  model_.prepare(true);
   ++done_;
   return report;
 }

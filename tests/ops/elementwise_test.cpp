@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstring>
 #include <limits>
 #include <vector>
 
@@ -13,6 +14,13 @@
 
 namespace minke::ops {
 namespace {
+
+void step_of(std::vector<float>& w, std::vector<float>& m, std::vector<float>& v,
+             std::vector<float>& g, float decay, const AdamW& how) {
+  const auto tensor = [](std::vector<float>& x) { return Tensor(x.data(), {std::ssize(x)}); };
+  const AdamWUpdate update{tensor(w), tensor(m), tensor(v), tensor(g), decay, {}, {}};
+  adamw(std::span(&update, 1), how);
+}
 
 class Elementwise : public EveryIsa {};
 MINKE_ON_EVERY_ISA(Elementwise);
@@ -87,8 +95,7 @@ TEST(ElementwiseEveryIsa, SumOfSquaresAndAdamWAreTheSameBytes) {
     sums.push_back(sum_of_squares(Tensor(g.data(), {kN})));
     std::vector<float> w = start, m(kN), v(kN);
     for (int64_t step = 1; step <= 3; ++step) {
-      adamw(Tensor(w.data(), {kN}), Tensor(m.data(), {kN}), Tensor(v.data(), {kN}),
-            Tensor(g.data(), {kN}), {.lr = 0.01F, .weight_decay = 0.1F, .step = step});
+      step_of(w, m, v, g, 0.1F, {.lr = 0.01F, .step = step});
     }
     weights.push_back(w);
   }
@@ -102,10 +109,48 @@ TEST(ElementwiseEveryIsa, SumOfSquaresAndAdamWAreTheSameBytes) {
 // A gradient of zero from the start must not divide zero by zero.
 TEST(AdamWStep, ZeroGradientOnlyDecays) {
   std::vector<float> w{2.0F}, m{0.0F}, v{0.0F}, g{0.0F};
-  adamw(Tensor(w.data(), {1}), Tensor(m.data(), {1}), Tensor(v.data(), {1}), Tensor(g.data(), {1}),
-        {.lr = 0.5F, .weight_decay = 0.5F});
+  step_of(w, m, v, g, 0.5F, {.lr = 0.5F});
   EXPECT_EQ(w[0], 1.5F);
 }
+
+// What is packed in passing is what packing afterwards gives.
+class AdamWPacks : public EveryIsa {};
+
+TEST_P(AdamWPacks, AsPackingAfterwardsWould) {
+  struct Size {
+    int64_t rows, cols;
+  };
+  for (const Size size :
+       {Size{1, 1}, Size{127, 33}, Size{128, 64}, Size{129, 65}, Size{300, 257}}) {
+    for (const DType format : {DType::kF32, DType::kBF16}) {
+      const auto [rows, cols] = size;
+      OwnedTensor w(DType::kF32, {rows, cols}), m(DType::kF32, {rows, cols}),
+          v(DType::kF32, {rows, cols}), g(DType::kF32, {rows, cols});
+      Rng rng(3);
+      for (float& x : w.span<float>()) x = static_cast<float>(rng.normal());
+      for (float& x : g.span<float>()) x = static_cast<float>(rng.normal());
+      const auto memory = [&](int64_t n, int64_t k) {
+        return OwnedTensor(DType::kU8, {static_cast<int64_t>(packed_bytes(format, n, k))});
+      };
+      const auto packed = [&](const OwnedTensor& at, int64_t n, int64_t k) {
+        return Packed{static_cast<std::byte*>(at.raw()), format, n, k};
+      };
+      const OwnedTensor by_rows = memory(rows, cols), by_columns = memory(cols, rows),
+                        rows_after = memory(rows, cols), columns_after = memory(cols, rows);
+      const AdamWUpdate update{
+          w, m, v, g, 0.1F, packed(by_rows, rows, cols), packed(by_columns, cols, rows)};
+      adamw(std::span(&update, 1), {.lr = 0.01F});
+      const PackJob row_job{packed(rows_after, rows, cols), w};
+      const PackJob column_job{packed(columns_after, cols, rows), w};
+      pack_rows(std::span(&row_job, 1));
+      pack_columns(std::span(&column_job, 1));
+      EXPECT_EQ(std::memcmp(by_rows.raw(), rows_after.raw(), by_rows.bytes()), 0);
+      EXPECT_EQ(std::memcmp(by_columns.raw(), columns_after.raw(), by_columns.bytes()), 0);
+    }
+  }
+}
+
+MINKE_ON_EVERY_ISA(AdamWPacks);
 
 }  // namespace
 }  // namespace minke::ops
