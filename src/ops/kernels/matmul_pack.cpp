@@ -66,6 +66,17 @@ inline Bits load_pairs(const float* p, int64_t n) {
   return _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
 }
 
+// A panel of pairs: numbers of one row beside those of the next. There are n in each.
+inline void store_pairs(std::byte* to, const bf16* first, const bf16* second, int64_t n) {
+  alignas(64) static constexpr uint16_t kOrder[64] = {
+      0,  32, 1,  33, 2,  34, 3,  35, 4,  36, 5,  37, 6,  38, 7,  39, 8,  40, 9,  41, 10, 42,
+      11, 43, 12, 44, 13, 45, 14, 46, 15, 47, 16, 48, 17, 49, 18, 50, 19, 51, 20, 52, 21, 53,
+      22, 54, 23, 55, 24, 56, 25, 57, 26, 58, 27, 59, 28, 60, 29, 61, 30, 62, 31, 63};
+  const __m512i a = load_pairs(first, n), b = load_pairs(second, n);
+  store_bits(to, _mm512_permutex2var_epi16(a, _mm512_load_si512(kOrder), b));
+  store_bits(to + 64, _mm512_permutex2var_epi16(a, _mm512_load_si512(kOrder + 32), b));
+}
+
 // x[i] lane j <-> x[j] lane i.
 [[gnu::always_inline]] inline void transpose(Bits (&x)[16]) {
   __m512i y[16];
@@ -187,6 +198,14 @@ template <typename To, typename From>
 void pack_columns(std::byte* panel, const Matrix& from) {
   for (int64_t k = 0; k < from.rows; k += kNumbersPerUnit<To>, panel += kPanel * kUnitBytes) {
     const From* first = row_of<From>(from, k);
+#if defined(MINKE_TARGET_avx512)
+    if constexpr (sizeof(To) == sizeof(bf16) && sizeof(From) == sizeof(bf16)) {
+      if (k + 1 < from.rows) {
+        store_pairs(panel, first, first + from.stride, from.cols);
+        continue;
+      }
+    }
+#endif
     for (int64_t c = 0; c < kPanel; c += kLanes) {
       const int n = clamp_lanes(from.cols - c);
       Bits unit = no_bits();

@@ -42,14 +42,20 @@ inline Vec load_partial(const bf16* p, int n) {
   const __m256i h = _mm256_maskz_loadu_epi16(lanes(n), p);
   return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(h), 16))};
 }
-// Nearest even by integer arithmetic: VCVTNEPS2BF16 would flush subnormals.
-inline __m256i to_bf16(Vec a) {
-  const __m512i u = _mm512_castps_si512(a.v);
+// Nearest even by integer arithmetic.
+inline __m256i subnormal_to_bf16(__m512 a, __mmask16 subnormal, __m256i others) {
+  const __m512i u = _mm512_castps_si512(a);
   const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
-  __m512i r = _mm512_add_epi32(u, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
-  const __mmask16 nan = _mm512_cmp_ps_mask(a.v, a.v, _CMP_UNORD_Q);
-  r = _mm512_mask_or_epi32(r, nan, u, _mm512_set1_epi32(0x400000));
-  return _mm512_cvtepi32_epi16(_mm512_srli_epi32(r, 16));
+  const __m512i r = _mm512_add_epi32(u, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+  return _mm512_mask_cvtepi32_epi16(others, subnormal, _mm512_srli_epi32(r, 16));
+}
+// VCVTNEPS2BF16 rounds to nearest even and keeps NaN, but flushes subnormals; those are rare.
+inline __m256i to_bf16(Vec a) {
+  const auto codes = reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(a.v));
+  constexpr int kSubnormal = 0x20;
+  const __mmask16 subnormal = _mm512_fpclass_ps_mask(a.v, kSubnormal);
+  if (__builtin_expect(subnormal != 0, 0)) return subnormal_to_bf16(a.v, subnormal, codes);
+  return codes;
 }
 inline void store(float* p, Vec a) { _mm512_storeu_ps(p, a.v); }
 inline void store(bf16* p, Vec a) {
