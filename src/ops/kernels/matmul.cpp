@@ -72,9 +72,9 @@ void tile(const Tile& t) {
 
 #else
 
-// A tile is kRows rows by kColumns columns, its totals in registers.
-constexpr int kVectors = 2;
-constexpr int kColumns = kVectors * kLanes;
+// A tile is kRows rows by kColumns columns, its totals in registers; where a panel has no more than
+// half as many left, kVectors is 1 instead of 2.
+constexpr int kColumns = 2 * kLanes;
 
 #if defined(MINKE_TARGET_avx512)
 constexpr int kTileRows = 12;  // 24 totals, 2 of the right side, 6 left over of 32 registers
@@ -83,15 +83,15 @@ constexpr int kTileRows = 6;  // 12 totals, 2 of the right side, 2 left over of 
 #endif
 
 // Adds one unit of every row to the totals. kNumbers: 1 where a pair has no second.
-template <int kRows>
+template <int kRows, int kVectors>
 [[gnu::always_inline]] inline void add_unit(Vec (&total)[kRows][kVectors], const std::byte* left,
                                             int64_t row_stride, const float* right) {
-  const Vec b[kVectors] = {load(right), load(right + kLanes)};
+  Vec b[kVectors];
+  for (int v = 0; v < kVectors; ++v) b[v] = load(right + v * kLanes);
 #pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r) {
     const Vec a = splat(*reinterpret_cast<const float*>(left + r * row_stride));
-    total[r][0] = fma(a, b[0], total[r][0]);
-    total[r][1] = fma(a, b[1], total[r][1]);
+    for (int v = 0; v < kVectors; ++v) total[r][v] = fma(a, b[v], total[r][v]);
   }
 }
 
@@ -104,17 +104,18 @@ inline int32_t pair_at(const std::byte* left) {
 
 #if defined(MINKE_TARGET_avx512)
 
-template <int kNumbers, int kRows>
+template <int kNumbers, int kRows, int kVectors>
 [[gnu::always_inline]] inline void add_pairs(Vec (&total)[kRows][kVectors], const std::byte* left,
                                              int64_t row_stride, const bf16* right) {
-  const auto b0 = reinterpret_cast<__m512bh>(_mm512_loadu_si512(right));
-  const auto b1 = reinterpret_cast<__m512bh>(_mm512_loadu_si512(right + 2 * kLanes));
+  __m512bh b[kVectors];
+  for (int v = 0; v < kVectors; ++v) {
+    b[v] = reinterpret_cast<__m512bh>(_mm512_loadu_si512(right + v * 2 * kLanes));
+  }
 #pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r) {
     const auto a =
         reinterpret_cast<__m512bh>(_mm512_set1_epi32(pair_at<kNumbers>(left + r * row_stride)));
-    total[r][0].v = _mm512_dpbf16_ps(total[r][0].v, a, b0);
-    total[r][1].v = _mm512_dpbf16_ps(total[r][1].v, a, b1);
+    for (int v = 0; v < kVectors; ++v) total[r][v].v = _mm512_dpbf16_ps(total[r][v].v, a, b[v]);
   }
 }
 
@@ -128,18 +129,17 @@ inline Vec second_of_pairs(__m256i pairs) {
 }
 
 // All first numbers, then all second ones: so few registers hold what is in use.
-template <int kNumbers, int kRows>
+template <int kNumbers, int kRows, int kVectors>
 [[gnu::always_inline]] inline void add_pairs(Vec (&total)[kRows][kVectors], const std::byte* left,
                                              int64_t row_stride, const bf16* right) {
-  const __m256i b0 = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(right));
-  const __m256i b1 = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(right + 2 * kLanes));
+  const auto* units = reinterpret_cast<const __m256i*>(right);
   const auto add = [&](auto&& part) __attribute__((always_inline)) {
-    const Vec b[kVectors] = {part(b0), part(b1)};
+    Vec b[kVectors];
+    for (int v = 0; v < kVectors; ++v) b[v] = part(_mm256_loadu_si256(units + v));
 #pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r) {
       const Vec a = part(_mm256_set1_epi32(pair_at<kNumbers>(left + r * row_stride)));
-      total[r][0] = fma(a, b[0], total[r][0]);
-      total[r][1] = fma(a, b[1], total[r][1]);
+      for (int v = 0; v < kVectors; ++v) total[r][v] = fma(a, b[v], total[r][v]);
     }
   };
   add([](__m256i pairs) { return first_of_pairs(pairs); });
@@ -148,7 +148,7 @@ template <int kNumbers, int kRows>
 
 #endif
 
-template <int kRows>
+template <int kRows, int kVectors>
 [[gnu::always_inline]] inline void add_unit(Vec (&total)[kRows][kVectors], const std::byte* left,
                                             int64_t row_stride, const bf16* right) {
   add_pairs<2>(total, left, row_stride, right);
@@ -165,33 +165,32 @@ inline void fetch_out(const Tile& t, int column) {
   }
 }
 
-template <int kRows>
+template <int kRows, int kVectors>
 [[gnu::always_inline]] inline void load_totals(Vec (&total)[kRows][kVectors], const float* from,
                                                int64_t stride) {
 #pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r, from += stride) {
-    total[r][0] = load(from);
-    total[r][1] = load(from + kLanes);
+    for (int v = 0; v < kVectors; ++v) total[r][v] = load(from + v * kLanes);
   }
 }
 
-template <int kRows, typename Out>
+template <typename Out, int kRows, int kVectors>
 [[gnu::always_inline]] inline void store_totals(const Vec (&total)[kRows][kVectors], Out* to,
                                                 int64_t stride) {
 #pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r, to += stride) {
-    store(to, total[r][0]);
-    store(to + kLanes, total[r][1]);
+    for (int v = 0; v < kVectors; ++v) store(to + v * kLanes, total[r][v]);
   }
 }
 
-template <int kRows, typename Out>
+template <typename Out, int kRows, int kVectors>
 [[gnu::always_inline]] inline void add_to_out(const Vec (&total)[kRows][kVectors], Out* to,
                                               int64_t stride) {
 #pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r, to += stride) {
-    store(to, load(to) + total[r][0]);
-    store(to + kLanes, load(to + kLanes) + total[r][1]);
+    for (int v = 0; v < kVectors; ++v) {
+      store(to + v * kLanes, load(to + v * kLanes) + total[r][v]);
+    }
   }
 }
 
@@ -208,10 +207,10 @@ template <typename Out>
   }
 }
 
-template <typename Out, int kRows>
+template <typename Out, int kRows, int kVectors>
 [[gnu::always_inline]] inline void finish(const Vec (&total)[kRows][kVectors], const Tile& t,
                                           int column) {
-  const bool whole = t.cols - column >= kColumns;
+  const bool whole = t.cols - column >= kVectors * kLanes;
   Out* out = static_cast<Out*>(t.out) + column;
   if (!t.last || !whole) {
     store_totals(total, t.totals + column, kTotalsStride);
@@ -223,8 +222,8 @@ template <typename Out, int kRows>
   }
 }
 
-// kColumns columns of a panel, from `column` on.
-template <typename X, typename Out, int kRows>
+// Columns of a panel, from `column` on.
+template <typename X, typename Out, int kRows, int kVectors>
 inline void tile_columns(const Tile& t, int column) {
   Vec total[kRows][kVectors] = {};
   if (t.last) fetch_out<Out, kRows>(t, column);
@@ -258,9 +257,9 @@ inline void tile_columns(const Tile& t, int column) {
 
 template <typename X, typename Out, int kRows>
 void tile(const Tile& t) {
-  for (int column = 0; column < t.cols; column += kColumns) {
-    tile_columns<X, Out, kRows>(t, column);
-  }
+  int column = 0;
+  for (; column + kLanes < t.cols; column += kColumns) tile_columns<X, Out, kRows, 2>(t, column);
+  if (column < t.cols) tile_columns<X, Out, kRows, 1>(t, column);
 }
 
 #endif
