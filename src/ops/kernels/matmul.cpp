@@ -15,10 +15,11 @@ struct Tile {
   const std::byte* left;
   int64_t row_stride, unit_stride;
   const std::byte* right;
-  int64_t units;     // whole ones
-  bool half;         // after them, one whose second number is past the end of the row
-  bool first, last;  // of the sum's parts: totals start at zero; they go to `out`
-  float* totals;     // [rows, kBlockPanels * kPanel], between the parts
+  int64_t panel_bytes;  // from a panel to the next
+  int64_t units;        // whole ones
+  bool half;            // after them, one whose second number is past the end of the row
+  bool first, last;     // of the sum's parts: totals start at zero; they go to `out`
+  float* totals;        // [rows, kBlockPanels * kPanel], between the parts
   void* out;
   int64_t out_stride;
   int cols;
@@ -31,7 +32,8 @@ constexpr int64_t kTotalsStride = kBlockPanels * kPanel;
 
 #if defined(MINKE_TARGET_scalar)
 
-constexpr int kTileRows = 1;
+constexpr int kTileRows = 1, kFewRows = 0;
+constexpr int64_t kManyColumns = kPanel;
 
 void add_unit(float* total, const float* left, const float* right) {
   for (int c = 0; c < kPanel; ++c) total[c] += *left * right[c];
@@ -73,21 +75,34 @@ void tile(const Tile& t) {
 #else
 
 // A tile is kRows rows by kColumns columns, its totals in registers; where a panel has no more than
-// half as many left, kVectors is 1 instead of 2.
+// half as many left, kVectors is 1 instead of 2. A few rows alone would wait for their own totals,
+// so they take several panels at once.
 constexpr int kColumns = 2 * kLanes;
 
 #if defined(MINKE_TARGET_avx512)
 constexpr int kTileRows = 12;  // 24 totals, 2 of the right side, 6 left over of 32 registers
+constexpr int kFewRows = 2;
 #else
 constexpr int kTileRows = 6;  // 12 totals, 2 of the right side, 2 left over of 16 registers
+constexpr int kFewRows = 1;
 #endif
+
+constexpr int kManyVectors = 8;
+constexpr int64_t kManyColumns = kManyVectors * kLanes;
+
+// Where the right side's vector v is, in bytes after the first.
+inline int64_t offset_of(int v, int64_t panel_bytes) {
+  return v * kLanes / kPanel * panel_bytes + v * kLanes % kPanel * kUnitBytes;
+}
 
 // Adds one unit of every row to the totals. kNumbers: 1 where a pair has no second.
 template <int kRows, int kVectors>
 [[gnu::always_inline]] inline void add_unit(Vec (&total)[kRows][kVectors], const std::byte* left,
-                                            int64_t row_stride, const float* right) {
+                                            int64_t row_stride, const std::byte* right,
+                                            int64_t panel_bytes, const float*) {
   Vec b[kVectors];
-  for (int v = 0; v < kVectors; ++v) b[v] = load(right + v * kLanes);
+  for (int v = 0; v < kVectors; ++v)
+    b[v] = load(reinterpret_cast<const float*>(right + offset_of(v, panel_bytes)));
 #pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r) {
     const Vec a = splat(*reinterpret_cast<const float*>(left + r * row_stride));
@@ -106,10 +121,11 @@ inline int32_t pair_at(const std::byte* left) {
 
 template <int kNumbers, int kRows, int kVectors>
 [[gnu::always_inline]] inline void add_pairs(Vec (&total)[kRows][kVectors], const std::byte* left,
-                                             int64_t row_stride, const bf16* right) {
+                                             int64_t row_stride, const std::byte* right,
+                                             int64_t panel_bytes) {
   __m512bh b[kVectors];
   for (int v = 0; v < kVectors; ++v) {
-    b[v] = reinterpret_cast<__m512bh>(_mm512_loadu_si512(right + v * 2 * kLanes));
+    b[v] = reinterpret_cast<__m512bh>(_mm512_loadu_si512(right + offset_of(v, panel_bytes)));
   }
 #pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r) {
@@ -131,11 +147,13 @@ inline Vec second_of_pairs(__m256i pairs) {
 // All first numbers, then all second ones: so few registers hold what is in use.
 template <int kNumbers, int kRows, int kVectors>
 [[gnu::always_inline]] inline void add_pairs(Vec (&total)[kRows][kVectors], const std::byte* left,
-                                             int64_t row_stride, const bf16* right) {
-  const auto* units = reinterpret_cast<const __m256i*>(right);
+                                             int64_t row_stride, const std::byte* right,
+                                             int64_t panel_bytes) {
   const auto add = [&](auto&& part) __attribute__((always_inline)) {
     Vec b[kVectors];
-    for (int v = 0; v < kVectors; ++v) b[v] = part(_mm256_loadu_si256(units + v));
+    for (int v = 0; v < kVectors; ++v)
+      b[v] = part(
+          _mm256_loadu_si256(reinterpret_cast<const __m256i*>(right + offset_of(v, panel_bytes))));
 #pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r) {
       const Vec a = part(_mm256_set1_epi32(pair_at<kNumbers>(left + r * row_stride)));
@@ -150,8 +168,9 @@ template <int kNumbers, int kRows, int kVectors>
 
 template <int kRows, int kVectors>
 [[gnu::always_inline]] inline void add_unit(Vec (&total)[kRows][kVectors], const std::byte* left,
-                                            int64_t row_stride, const bf16* right) {
-  add_pairs<2>(total, left, row_stride, right);
+                                            int64_t row_stride, const std::byte* right,
+                                            int64_t panel_bytes, const bf16*) {
+  add_pairs<2>(total, left, row_stride, right, panel_bytes);
 }
 
 // Totals wait for their place in memory at the end, so it is asked for at the beginning.
@@ -229,28 +248,31 @@ inline void tile_columns(const Tile& t, int column) {
   if (t.last) fetch_out<Out, kRows>(t, column);
   if (!t.first) load_totals(total, t.totals + column, kTotalsStride);
   const std::byte* left = t.left;
-  const auto* right = reinterpret_cast<const X*>(t.right + column * kUnitBytes);
+  const std::byte* right = t.right + column * kUnitBytes;
+  constexpr const X* kNumbers = nullptr;
   const std::byte* ahead = t.ahead;
   const int64_t units = t.units, row_stride = t.row_stride, unit_stride = t.unit_stride,
-                ahead_stride = t.ahead_stride;
+                ahead_stride = t.ahead_stride, panel_bytes = t.panel_bytes;
   int64_t u = 0;
   for (; u + kUnitsPerLine <= units; u += kUnitsPerLine) {
-    __builtin_prefetch(ahead, 0, 2);
+    for (int v = 0; v < kVectors; v += static_cast<int>(kPanel) / kLanes) {
+      __builtin_prefetch(ahead + offset_of(v, panel_bytes), 0, 2);
+    }
     ahead += ahead_stride;
 #pragma GCC unroll 2
     for (int64_t i = 0; i < kUnitsPerLine; ++i) {
-      add_unit(total, left, row_stride, right);
+      add_unit(total, left, row_stride, right, panel_bytes, kNumbers);
       left += unit_stride;
-      right += kPanel * kNumbersPerUnit<X>;
+      right += kPanel * kUnitBytes;
     }
   }
   for (; u < units; ++u) {
-    add_unit(total, left, row_stride, right);
+    add_unit(total, left, row_stride, right, panel_bytes, kNumbers);
     left += unit_stride;
-    right += kPanel * kNumbersPerUnit<X>;
+    right += kPanel * kUnitBytes;
   }
   if constexpr (kNumbersPerUnit<X> == 2) {
-    if (t.half) add_pairs<1>(total, left, row_stride, right);
+    if (t.half) add_pairs<1>(total, left, row_stride, right, panel_bytes);
   }
   finish<Out>(total, t, column);
 }
@@ -258,6 +280,9 @@ inline void tile_columns(const Tile& t, int column) {
 template <typename X, typename Out, int kRows>
 void tile(const Tile& t) {
   int column = 0;
+  if constexpr (kRows <= kFewRows) {
+    if (t.cols == kManyColumns) return tile_columns<X, Out, kRows, kManyVectors>(t, 0);
+  }
   for (; column + kLanes < t.cols; column += kColumns) tile_columns<X, Out, kRows, 2>(t, column);
   if (column < t.cols) tile_columns<X, Out, kRows, 1>(t, column);
 }
@@ -295,14 +320,16 @@ void run_rows(const MatmulBlock& b, Stage& stage, int64_t row, int64_t rows) {
     Tile t = stage.tile;
     t.left = left + begin * b.row_stride;
     t.ahead_stride = fetch ? kCacheLine : 0;
-    for (int64_t c = 0; c < stage.columns; c += kPanel) {
+    for (int64_t c = 0; c < stage.columns; c += t.cols) {
+      const int64_t rest = stage.columns - c;
+      const bool many = end - begin <= kFewRows && rest >= kManyColumns;
       const int64_t panel = c / kPanel * stage.panel_bytes;
       t.right = stage.right + panel;
       t.ahead =
           fetch ? stage.next + panel + share * (t.units / kUnitsPerLine) * kCacheLine : t.right;
       t.totals = stage.tile.totals + (row + begin) * kTotalsStride + c;
       t.out = static_cast<Out*>(b.out) + (row + begin) * b.out_stride + stage.column + c;
-      t.cols = static_cast<int>(stage.columns - c < kPanel ? stage.columns - c : kPanel);
+      t.cols = static_cast<int>(many ? kManyColumns : rest < kPanel ? rest : kPanel);
       run_tile<X, Out>(t, end - begin, std::make_integer_sequence<int, kTileRows>());
     }
   }
@@ -325,6 +352,7 @@ void block(const MatmulBlock& b) {
   Stage stage{};
   stage.panel_bytes = (whole + (half ? 1 : 0)) * kUnit;
   Tile& t = stage.tile;
+  t.panel_bytes = stage.panel_bytes;
   t.row_stride = b.row_stride;
   t.unit_stride = b.unit_stride;
   t.totals = totals;
