@@ -33,30 +33,69 @@ Block::Block(const ModelConfig& config, int64_t layer)
 
 double Block::forward(const Tensor& x_TD, const Layout& layout, const RopeTables& tables,
                       const Tensor& forced_experts, bool counting, Saved& s, const Pass& pass) {
+  if (pass.recompute != Recompute::kBlock) {
+    return run(x_TD, layout, tables, forced_experts, counting, s, pass);
+  }
+  s.x_f32 = pass.saved.make(DType::kF32, x_TD.shape());
+  ops::convert(s.x_f32, x_TD);
+  s.forced_experts = forced_experts;
+  const Arena::Scope scope(pass.saved);
+  Saved passing;
+  return run(x_TD, layout, tables, forced_experts, counting, passing,
+             {pass.precision, pass.saved, pass.scratch});
+}
+
+double Block::run(const Tensor& x_TD, const Layout& layout, const RopeTables& tables,
+                  const Tensor& forced_experts, bool counting, Saved& s, const Pass& pass) {
+  const Arena::Scope scope(pass.scratch);
   s.x_in = keep(x_TD, pass);
-  const Tensor attention_in = pass.saved.make(pass.activation(), x_TD.shape());
-  input_norm_.forward(attention_in, x_TD, s.input_norm, pass);
-  mla_.forward(x_TD, attention_in, layout, tables, s.mla, pass);
+  s.attention_in = pass.cheap().make(pass.activation(), x_TD.shape());
+  input_norm_.forward(s.attention_in, s.x_in, s.input_norm, pass);
+  mla_.forward(x_TD, s.attention_in, layout, tables, s.mla, pass);
 
   s.x_mid = keep(x_TD, pass);
-  const Tensor ffn_in = pass.saved.make(pass.activation(), x_TD.shape());
-  post_norm_.forward(ffn_in, x_TD, s.post_norm, pass);
-  if (moe_) return moe_->forward(x_TD, ffn_in, layout.batch, forced_experts, counting, s.moe, pass);
-  ffn_.forward(x_TD, ffn_in, s.ffn, pass);
+  s.ffn_in = pass.cheap().make(pass.activation(), x_TD.shape());
+  post_norm_.forward(s.ffn_in, s.x_mid, s.post_norm, pass);
+  if (moe_) {
+    return moe_->forward(x_TD, s.ffn_in, layout.batch, forced_experts, counting, s.moe, pass);
+  }
+  ffn_.forward(x_TD, s.ffn_in, s.ffn, pass);
   return 0;
 }
 
 void Block::backward(const Tensor& dx_TD, const Layout& layout, const RopeTables& tables,
                      float balance_scale, const Saved& s, const Pass& pass) {
+  if (pass.recompute != Recompute::kBlock) {
+    differentiate(dx_TD, layout, tables, balance_scale, s, pass);
+    return;
+  }
+  const Arena::Scope saved(pass.saved), scratch(pass.scratch);
+  const Pass whole{pass.precision, pass.saved, pass.scratch};
+  Saved again;
+  const Tensor x = pass.scratch.make(DType::kF32, dx_TD.shape());
+  ops::convert(x, s.x_f32);
+  // Tokens were counted the first time.
+  run(x, layout, tables, s.forced_experts, false, again, whole);
+  differentiate(dx_TD, layout, tables, balance_scale, again, whole);
+}
+
+void Block::differentiate(const Tensor& dx_TD, const Layout& layout, const RopeTables& tables,
+                          float balance_scale, const Saved& s, const Pass& pass) {
   const Arena::Scope scope(pass.scratch);
   const Tensor dnormed = pass.scratch.make(DType::kF32, dx_TD.shape());
+  Tensor attention_in = s.attention_in, ffn_in = s.ffn_in;
+  if (pass.recompute == Recompute::kPaper) {
+    attention_in = ffn_in = pass.scratch.make(pass.activation(), dx_TD.shape());
+    post_norm_.forward(ffn_in, s.x_mid);
+  }
   if (moe_) {
-    moe_->backward(dnormed, dx_TD, layout.batch, balance_scale, s.moe, pass);
+    moe_->backward(dnormed, dx_TD, ffn_in, layout.batch, balance_scale, s.moe, pass);
   } else {
-    ffn_.backward(dnormed, false, dx_TD, s.ffn, pass);
+    ffn_.backward(dnormed, false, dx_TD, ffn_in, s.ffn, pass);
   }
   post_norm_.backward(dx_TD, true, dnormed, s.x_mid, s.post_norm, pass);
-  mla_.backward(dnormed, dx_TD, layout, tables, s.mla, pass);
+  if (pass.recompute == Recompute::kPaper) input_norm_.forward(attention_in, s.x_in);
+  mla_.backward(dnormed, dx_TD, attention_in, layout, tables, s.mla, pass);
   input_norm_.backward(dx_TD, true, dnormed, s.x_in, s.input_norm, pass);
 }
 
@@ -64,9 +103,12 @@ void Block::decode(const Tensor& x_MD, std::span<const CacheRow> rows, const Rop
                    const Tensor& forced_experts, const Tensor& chosen_experts, const Pass& pass) {
   const Arena::Scope scope(pass.saved);
   const Tensor normed = pass.saved.make(pass.activation(), x_MD.shape());
-  input_norm_.forward(normed, x_MD);
+  const Tensor rounded = pass.saved.make(pass.activation(), x_MD.shape());
+  ops::convert(rounded, x_MD);
+  input_norm_.forward(normed, rounded);
   mla_.decode(x_MD, normed, rows, layer_, tables, pass);
-  post_norm_.forward(normed, x_MD);
+  ops::convert(rounded, x_MD);
+  post_norm_.forward(normed, rounded);
   if (moe_) {
     Moe::Saved saved;
     moe_->forward(x_MD, normed, 1, forced_experts, false, saved, pass);

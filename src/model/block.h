@@ -1,5 +1,6 @@
 // A transformer block: x += MLA(norm(x)); x += FFN or MoE(norm(x)). The residual stream is FP32 in
-// every precision; what is kept of it for the norms' backward has the run's activation type.
+// every precision; what the norms read of it, and what is kept of it, has the run's activation
+// type.
 #pragma once
 
 #include <optional>
@@ -14,7 +15,9 @@ class Block {
   Block(const ModelConfig& config, int64_t layer);
 
   struct Saved {
+    Tensor x_f32, forced_experts;  // where the whole block is computed again, and nothing else
     Tensor x_in, x_mid;
+    Tensor attention_in, ffn_in;  // normed
     RmsNorm::Saved input_norm, post_norm;
     Mla::Saved mla;
     Ffn::Saved ffn;
@@ -50,6 +53,11 @@ class Block {
   }
 
  private:
+  double run(const Tensor& x_TD, const Layout& layout, const RopeTables& tables,
+             const Tensor& forced_experts, bool counting, Saved& saved, const Pass& pass);
+  void differentiate(const Tensor& dx_TD, const Layout& layout, const RopeTables& tables,
+                     float balance_scale, const Saved& saved, const Pass& pass);
+
   int64_t layer_;
   RmsNorm input_norm_, post_norm_;
   Mla mla_;

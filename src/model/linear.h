@@ -5,12 +5,23 @@
 
 namespace minke::model {
 
+// What a backward computes again instead of having it kept; the same bytes come out.
+enum class Recompute {
+  kNone,
+  kPaper,  // norms, MLA's up-projections, SwiGLU's output (V3 report, section 3.2.3)
+  kBlock,  // all of a block, from its input
+};
+
 // What a pass computes with. `saved` is filled by a forward with what its backward will read;
 // `scratch` is given back by whoever took it.
 struct Pass {
   Precision precision = Precision::kF32;
   Arena& saved;
   Arena& scratch;
+  Recompute recompute = Recompute::kNone;
+
+  // Where what the paper computes again is put by a forward.
+  Arena& cheap() const { return recompute == Recompute::kNone ? saved : scratch; }
 
   DType activation() const { return dtype_of_precision(precision); }
 };

@@ -22,38 +22,56 @@ class Sum {
   Arena arena_{Arena::Counting{}};
 };
 
-void add_block(Sum& sum, const ModelConfig& c, int64_t layer, int64_t B, int64_t T) {
+// What is kept of a block that is computed again from less, or not at all.
+void add_block(Sum& sum, const ModelConfig& c, int64_t layer, int64_t B, int64_t T, bool paper) {
   const int64_t H = c.num_attention_heads;
-  for (int i = 0; i < 4; ++i) sum.kept(T, c.hidden_size);  // two of the stream, two normed
-  for (int i = 0; i < 3; ++i) sum.f32(T, 1);               // their norms' and the latent's
-  sum.kept(T, H * c.qk_head_dim());
+  sum.kept(T, c.hidden_size);  // the stream, twice
+  sum.kept(T, c.hidden_size);
+  for (int i = 0; i < 3; ++i) sum.f32(T, 1);  // the norms' and the latent's
+  if (!paper) {
+    sum.kept(T, c.hidden_size);  // normed, twice
+    sum.kept(T, c.hidden_size);
+    sum.kept(T, H * c.qk_head_dim());
+    sum.kept(T, c.kv_lora_rank);
+    sum.kept(T, H * (c.qk_nope_head_dim + c.v_head_dim));
+    if (c.q_lora_rank > 0) sum.kept(T, c.q_lora_rank);
+  }
   if (c.q_lora_rank > 0) {
-    sum.kept(T, c.q_lora_rank);
     sum.kept(T, c.q_lora_rank);
     sum.f32(T, 1);
   }
   sum.kept(T, c.latent_width());
-  sum.kept(T, c.kv_lora_rank);
   sum.kept(T, c.qk_rope_head_dim);
-  sum.kept(T, H * (c.qk_nope_head_dim + c.v_head_dim));
   sum.kept(T, H * c.v_head_dim);
   sum.f32(T, H);
-  if (c.is_dense(layer)) {
-    sum.kept(T, 2 * c.intermediate_size);
-    return;
-  }
+  const auto feed_forward = [&](int64_t rows, int64_t width) {
+    sum.kept(rows, 2 * width);
+    if (!paper) sum.kept(rows, width);
+  };
+  if (c.is_dense(layer)) return feed_forward(T, c.intermediate_size);
   const int64_t E = c.n_routed_experts, R = T * c.num_experts_per_tok;
   sum.f32(T, E);
   sum.f32(B, E);
   for (int i = 0; i < 5; ++i) sum.f32(R, 1);  // experts and weights by token; token, row, weight
-  sum.kept(R, 2 * c.moe_intermediate_size);
-  if (c.n_shared_experts > 0) sum.kept(T, 2 * c.moe_intermediate_size * c.n_shared_experts);
+  feed_forward(R, c.moe_intermediate_size);
+  if (c.n_shared_experts > 0) feed_forward(T, c.moe_intermediate_size * c.n_shared_experts);
 }
 
-size_t activations(const ModelConfig& c, Precision precision, int64_t B, int64_t S) {
+size_t activations(const ModelConfig& c, Precision precision, int64_t B, int64_t S,
+                   Recompute recompute) {
   const int64_t T = B * S, D = c.hidden_size;
   Sum sum(precision);
-  for (int64_t n = 0; n < c.layers(); ++n) add_block(sum, c, n, B, T);
+  size_t widest = 0;  // of the blocks, of which one is computed again at a time
+  for (int64_t n = 0; n < c.layers(); ++n) {
+    if (recompute == Recompute::kBlock) {
+      sum.f32(T, D);
+      Sum block(precision);
+      add_block(block, c, n, B, T, false);
+      widest = std::max(widest, block.bytes());
+    } else {
+      add_block(sum, c, n, B, T, recompute == Recompute::kPaper);
+    }
+  }
   for (int64_t k = 0; k <= c.num_nextn_predict_layers; ++k) {
     sum.kept(T, D);  // the output of the last block and what the head reads
     sum.kept(T, D);
@@ -65,15 +83,21 @@ size_t activations(const ModelConfig& c, Precision precision, int64_t B, int64_t
       sum.f32(T, 1);
     }
   }
-  return sum.bytes();
+  return sum.bytes() + widest;
 }
 
 // What a step takes for a moment: it goes through the modules as backward() does, and asks the ops
 // that take workspace what they take.
 class Workspace {
  public:
-  Workspace(const ModelConfig& c, Precision precision, int64_t B, int64_t S)
-      : c_(c), act_(dtype_of_precision(precision)), B_(B), S_(S), T_(B * S) {}
+  Workspace(const ModelConfig& c, Precision precision, int64_t B, int64_t S, Recompute recompute)
+      : c_(c),
+        act_(dtype_of_precision(precision)),
+        B_(B),
+        S_(S),
+        T_(B * S),
+        paper_(recompute == Recompute::kPaper),
+        block_(recompute == Recompute::kBlock) {}
 
   size_t peak() {
     forward();
@@ -83,7 +107,9 @@ class Workspace {
       f32(T_, c_.hidden_size);  // the stream's gradient
       {
         const Arena::Scope in_block(arena_);
-        f32(T_, c_.hidden_size);  // a normed input's
+        if (block_) f32(T_, c_.hidden_size);   // the stream, computed again
+        f32(T_, c_.hidden_size);               // a normed input's
+        if (paper_) kept(T_, c_.hidden_size);  // the input
         norm(c_.hidden_size);
         mla_backward();
         if (c_.first_k_dense_replace > 0) ffn_backward(c_.intermediate_size);
@@ -124,17 +150,19 @@ class Workspace {
   void forward() {
     const Arena::Scope scope(arena_);
     f32(T_, c_.hidden_size);  // the stream
+    if (paper_) kept(T_, c_.hidden_size);
     {
       const Arena::Scope in_attention(arena_);
+      if (paper_) expanded();
       Arena none{Arena::Counting{}};
       const Attention a = attention(none);
       ops::attention(a.o, a.lse, a.q, a.kv, a.k_rope, shape(), arena_);
     }
+    if (paper_) kept(T_, c_.hidden_size);
     if (c_.first_k_dense_replace < c_.layers()) {
       kept(routed(), c_.hidden_size);
-      kept(routed(), c_.moe_intermediate_size);
-      if (c_.n_shared_experts > 0) kept(T_, c_.n_shared_experts * c_.moe_intermediate_size);
-    } else {
+      if (paper_) kept(routed(), c_.moe_intermediate_size);
+    } else if (paper_) {
       kept(T_, c_.intermediate_size);
     }
   }
@@ -167,8 +195,15 @@ class Workspace {
     shape.v = c_.v_head_dim;
     return shape;
   }
+  void expanded() {
+    if (c_.q_lora_rank > 0) kept(T_, c_.q_lora_rank);
+    kept(T_, c_.num_attention_heads * c_.qk_head_dim());
+    kept(T_, c_.kv_lora_rank);
+    kept(T_, c_.num_attention_heads * (c_.qk_nope_head_dim + c_.v_head_dim));
+  }
   void mla_backward() {
     const Arena::Scope scope(arena_);
+    if (paper_) expanded();
     const int64_t H = c_.num_attention_heads, D = c_.hidden_size, rank = c_.kv_lora_rank;
     const int64_t nope_v = c_.qk_nope_head_dim + c_.v_head_dim, q_width = H * c_.qk_head_dim();
     kept(T_, H * c_.v_head_dim);
@@ -193,7 +228,7 @@ class Workspace {
   }
   void ffn_backward(int64_t width) {
     const Arena::Scope scope(arena_);
-    kept(T_, width);
+    if (paper_) kept(T_, width);
     kept(T_, width);
     linear_backward(c_.hidden_size, width, DType::kF32);
     kept(T_, 2 * width);
@@ -207,7 +242,7 @@ class Workspace {
     std::vector<int64_t> rows(static_cast<size_t>(E), routed() / E);
     for (int64_t e = 0; e < routed() % E; ++e) ++rows[static_cast<size_t>(e)];
     kept(routed(), D);
-    kept(routed(), F);
+    if (paper_) kept(routed(), F);
     kept(routed(), F);
     wgrad(rows, D, F, act_);
     kept(routed(), 2 * F);
@@ -225,13 +260,14 @@ class Workspace {
   const ModelConfig& c_;
   DType act_;
   int64_t B_, S_, T_;
+  bool paper_, block_;
   Arena arena_{Arena::Counting{}};
 };
 
 }  // namespace
 
 StepMemory step_memory(const ModelConfig& config, Precision precision, int64_t sequences,
-                       int64_t positions) {
+                       int64_t positions, Recompute recompute) {
   StepMemory out;
   Transformer model(config, precision);
   model.for_each_weight([&](Weight& weight) {
@@ -240,8 +276,8 @@ StepMemory step_memory(const ModelConfig& config, Precision precision, int64_t s
   out.gradients = out.weights;
   out.moments = 2 * out.weights;
   out.operands = model.packed_size(true);
-  out.activations = activations(config, precision, sequences, positions);
-  out.workspace = Workspace(config, precision, sequences, positions).peak();
+  out.activations = activations(config, precision, sequences, positions, recompute);
+  out.workspace = Workspace(config, precision, sequences, positions, recompute).peak();
   return out;
 }
 

@@ -20,6 +20,6 @@ struct StepMemory {
 // A step of `sequences` rows of `positions` tokens at once (a micro-batch), all MTP depths at full
 // length.
 StepMemory step_memory(const ModelConfig& config, Precision precision, int64_t sequences,
-                       int64_t positions);
+                       int64_t positions, Recompute recompute = Recompute::kNone);
 
 }  // namespace minke::model

@@ -48,88 +48,100 @@ ops::Rope Mla::rope(const RopeTables& tables, std::span<const int32_t> positions
   return {1, rope_dim_, 0, tables.cos(), tables.sin(), positions, inverse};
 }
 
-void Mla::project_q(const Tensor& q, const Tensor& x, Saved* saved, const Pass& pass) const {
+ops::Rope Mla::q_rope(const RopeTables& tables, const Layout& layout, bool inverse) const {
+  ops::Rope how = rope(tables, layout.position, inverse);
+  how.heads = heads_;
+  how.width = nope_ + rope_dim_;
+  how.offset = nope_;
+  return how;
+}
+
+Mla::Expanded Mla::make_expanded(Arena& arena, DType dtype, int64_t tokens) const {
+  Expanded out;
+  if (!q_.exists()) out.q_latent_TQ = arena.make(dtype, {tokens, q_rank_});
+  out.q = arena.make(dtype, {tokens, heads_ * (nope_ + rope_dim_)});
+  out.latent_TR = arena.make(dtype, {tokens, rank_});
+  out.kv = arena.make(dtype, {tokens, heads_ * (nope_ + v_)});
+  return out;
+}
+
+void Mla::expand(const Expanded& to, const Tensor& x_TD, const Layout& layout,
+                 const RopeTables& tables, const Pass& pass) const {
   if (q_.exists()) {
-    linear(q, x, q_, false, pass);
-    return;
-  }
-  Arena& arena = saved != nullptr ? pass.saved : pass.scratch;
-  const Tensor q_a = arena.make(pass.activation(), {x.dim(0), q_rank_});
-  const Tensor latent = arena.make(pass.activation(), {x.dim(0), q_rank_});
-  linear(q_a, x, q_a_, false, pass);
-  if (saved != nullptr) {
-    saved->q_a_TQ = q_a;
-    saved->q_latent_TQ = latent;
-    q_norm_.forward(latent, q_a, saved->q_norm, pass);
+    linear(to.q, x_TD, q_, false, pass);
   } else {
-    q_norm_.forward(latent, q_a);
+    linear(to.q, to.q_latent_TQ, q_b_, false, pass);
   }
-  linear(q, latent, q_b_, false, pass);
+  ops::rope(to.q, to.q, q_rope(tables, layout, false));
+  linear(to.kv, to.latent_TR, kv_b_, false, pass);
 }
 
 void Mla::forward(const Tensor& y_TD, const Tensor& x_TD, const Layout& layout,
                   const RopeTables& tables, Saved& s, const Pass& pass) const {
-  const int64_t T = layout.tokens(), qk = nope_ + rope_dim_;
+  const Arena::Scope scope(pass.scratch);
+  const int64_t T = layout.tokens();
   const DType act = pass.activation();
-  s.x_TD = x_TD;
-  s.q = pass.saved.make(act, {T, heads_ * qk});
-  project_q(s.q, x_TD, &s, pass);
-  ops::Rope q_rope = rope(tables, layout.position, false);
-  q_rope.heads = heads_;
-  q_rope.width = qk;
-  q_rope.offset = nope_;
-  ops::rope(s.q, s.q, q_rope);
-
+  s.expanded = make_expanded(pass.cheap(), act, T);
+  if (!q_.exists()) {
+    s.q_a_TQ = pass.saved.make(act, {T, q_rank_});
+    linear(s.q_a_TQ, x_TD, q_a_, false, pass);
+    q_norm_.forward(s.expanded.q_latent_TQ, s.q_a_TQ, s.q_norm, pass);
+  }
   s.kv_a = pass.saved.make(act, {T, rank_ + rope_dim_});
   linear(s.kv_a, x_TD, kv_a_, false, pass);
   const ops::Matrix kv_a(s.kv_a);
-  s.latent_TR = pass.saved.make(act, {T, rank_});
-  kv_norm_.forward(s.latent_TR, kv_a.columns(0, rank_), s.kv_norm, pass);
+  kv_norm_.forward(s.expanded.latent_TR, kv_a.columns(0, rank_), s.kv_norm, pass);
   s.k_rope = pass.saved.make(act, {T, rope_dim_});
   ops::rope(s.k_rope, kv_a.columns(rank_, rope_dim_), rope(tables, layout.position, false));
-  s.kv = pass.saved.make(act, {T, heads_ * (nope_ + v_)});
-  linear(s.kv, s.latent_TR, kv_b_, false, pass);
+  expand(s.expanded, x_TD, layout, tables, pass);
 
   s.o = pass.saved.make(act, {T, heads_ * v_});
   s.lse_HT = pass.saved.make(DType::kF32, {heads_, T});
-  ops::attention(s.o, s.lse_HT, s.q, s.kv, s.k_rope, attention_shape(layout), pass.scratch);
+  ops::attention(s.o, s.lse_HT, s.expanded.q, s.expanded.kv, s.k_rope, attention_shape(layout),
+                 pass.scratch);
   linear(y_TD, s.o, o_, true, pass);
 }
 
-void Mla::backward(const Tensor& dx_TD, const Tensor& dy_TD, const Layout& layout,
-                   const RopeTables& tables, const Saved& s, const Pass& pass) {
+void Mla::backward(const Tensor& dx_TD, const Tensor& dy_TD, const Tensor& x_TD,
+                   const Layout& layout, const RopeTables& tables, const Saved& s,
+                   const Pass& pass) {
   const Arena::Scope scope(pass.scratch);
   const DType act = pass.activation();
   const int64_t T = layout.tokens();
   const auto scratch = [&](int64_t width) { return pass.scratch.make(act, {T, width}); };
+  const ops::Matrix latent_a = ops::Matrix(s.kv_a).columns(0, rank_);
+
+  Expanded e = s.expanded;
+  if (pass.recompute == Recompute::kPaper) {
+    e = make_expanded(pass.scratch, act, T);
+    if (!q_.exists()) q_norm_.forward(e.q_latent_TQ, s.q_a_TQ);
+    kv_norm_.forward(e.latent_TR, latent_a);
+    expand(e, x_TD, layout, tables, pass);
+  }
 
   const Tensor d_o = scratch(heads_ * v_);
   linear_backward(d_o, false, dy_TD, s.o, o_, pass);
-  const Tensor dq = scratch(s.q.dim(1)), dkv = scratch(s.kv.dim(1)), dk_rope = scratch(rope_dim_);
-  ops::attention_backward(dq, dkv, dk_rope, d_o, s.o, s.lse_HT, s.q, s.kv, s.k_rope,
+  const Tensor dq = scratch(e.q.dim(1)), dkv = scratch(e.kv.dim(1)), dk_rope = scratch(rope_dim_);
+  ops::attention_backward(dq, dkv, dk_rope, d_o, s.o, s.lse_HT, e.q, e.kv, s.k_rope,
                           attention_shape(layout), pass.scratch);
 
   const Tensor dkv_a = scratch(rank_ + rope_dim_), dlatent = scratch(rank_);
-  linear_backward(dlatent, false, dkv, s.latent_TR, kv_b_, pass);
-  kv_norm_.backward(ops::Matrix(dkv_a).columns(0, rank_), false, dlatent,
-                    ops::Matrix(s.kv_a).columns(0, rank_), s.kv_norm, pass);
+  linear_backward(dlatent, false, dkv, e.latent_TR, kv_b_, pass);
+  kv_norm_.backward(ops::Matrix(dkv_a).columns(0, rank_), false, dlatent, latent_a, s.kv_norm,
+                    pass);
   ops::rope(ops::Matrix(dkv_a).columns(rank_, rope_dim_), dk_rope,
             rope(tables, layout.position, true));
-  linear_backward(dx_TD, false, dkv_a, s.x_TD, kv_a_, pass);
+  linear_backward(dx_TD, false, dkv_a, x_TD, kv_a_, pass);
 
-  ops::Rope q_rope = rope(tables, layout.position, true);
-  q_rope.heads = heads_;
-  q_rope.width = nope_ + rope_dim_;
-  q_rope.offset = nope_;
-  ops::rope(dq, dq, q_rope);
+  ops::rope(dq, dq, q_rope(tables, layout, true));
   if (q_.exists()) {
-    linear_backward(dx_TD, true, dq, s.x_TD, q_, pass);
+    linear_backward(dx_TD, true, dq, x_TD, q_, pass);
     return;
   }
   const Tensor dq_latent = scratch(q_rank_), dq_a = scratch(q_rank_);
-  linear_backward(dq_latent, false, dq, s.q_latent_TQ, q_b_, pass);
+  linear_backward(dq_latent, false, dq, e.q_latent_TQ, q_b_, pass);
   q_norm_.backward(dq_a, false, dq_latent, s.q_a_TQ, s.q_norm, pass);
-  linear_backward(dx_TD, true, dq_a, s.x_TD, q_a_, pass);
+  linear_backward(dx_TD, true, dq_a, x_TD, q_a_, pass);
 }
 
 void Mla::decode(const Tensor& y_MD, const Tensor& x_MD, std::span<const CacheRow> rows,
@@ -163,7 +175,15 @@ void Mla::decode(const Tensor& y_MD, const Tensor& x_MD, std::span<const CacheRo
   }
 
   const Tensor q = pass.scratch.make(act, {M, heads_ * qk});
-  project_q(q, x_MD, nullptr, pass);
+  if (q_.exists()) {
+    linear(q, x_MD, q_, false, pass);
+  } else {
+    const Tensor q_a = pass.scratch.make(act, {M, q_rank_});
+    const Tensor latent = pass.scratch.make(act, {M, q_rank_});
+    linear(q_a, x_MD, q_a_, false, pass);
+    q_norm_.forward(latent, q_a);
+    linear(q, latent, q_b_, false, pass);
+  }
   // Queries in latent space, each head's beside its roped part.
   const Tensor absorbed = pass.scratch.make(act, {M, heads_ * width});
   std::vector<ops::Product> products;

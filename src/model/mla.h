@@ -34,18 +34,20 @@ class Mla {
  public:
   Mla(const ModelConfig& config, const std::string& prefix);
 
+  // Queries of all heads, and keys and values, with the latents they come from.
+  struct Expanded {
+    Tensor q_latent_TQ, q, latent_TR, kv;
+  };
   struct Saved {
-    Tensor x_TD;  // the normed input
-    Tensor q_a_TQ, q_latent_TQ;
-    Tensor q, kv_a, latent_TR, k_rope, kv, o;
-    Tensor lse_HT;
+    Tensor q_a_TQ, kv_a, k_rope, o, lse_HT;
+    Expanded expanded;
     RmsNorm::Saved q_norm, kv_norm;
   };
-  // y_TD += attention of x_TD (the normed input; kept by reference in `saved`).
+  // y_TD += attention of x_TD (the normed input).
   void forward(const Tensor& y_TD, const Tensor& x_TD, const Layout& layout,
                const RopeTables& tables, Saved& saved, const Pass& pass) const;
   // dx_TD (FP32) is overwritten.
-  void backward(const Tensor& dx_TD, const Tensor& dy_TD, const Layout& layout,
+  void backward(const Tensor& dx_TD, const Tensor& dy_TD, const Tensor& x_TD, const Layout& layout,
                 const RopeTables& tables, const Saved& saved, const Pass& pass);
 
   // Row i is rows[i]'s token; its latent is written into the cache of `layer` before anything is
@@ -75,7 +77,11 @@ class Mla {
  private:
   ops::AttentionShape attention_shape(const Layout& layout) const;
   ops::Rope rope(const RopeTables& tables, std::span<const int32_t> positions, bool inverse) const;
-  void project_q(const Tensor& q, const Tensor& x, Saved* saved, const Pass& pass) const;
+  Expanded make_expanded(Arena& arena, DType dtype, int64_t tokens) const;
+  // From the latents on.
+  void expand(const Expanded& to, const Tensor& x_TD, const Layout& layout,
+              const RopeTables& tables, const Pass& pass) const;
+  ops::Rope q_rope(const RopeTables& tables, const Layout& layout, bool inverse) const;
 
   int64_t heads_, nope_, rope_dim_, v_, rank_, q_rank_;
   float scale_;

@@ -13,27 +13,28 @@ Ffn::Ffn(const std::string& prefix, int64_t hidden, int64_t width)
       down_(Weight::matrix(Weight::Kind::kLinear, prefix + "down_proj.weight", hidden, width)) {}
 
 void Ffn::forward(const Tensor& y_TD, const Tensor& x_TD, Saved& saved, const Pass& pass) const {
-  saved.x_TD = x_TD;
-  saved.gate_up = pass.saved.make(pass.activation(), {x_TD.dim(0), gate_up_.rows()});
   const Arena::Scope scope(pass.scratch);
+  saved.gate_up = pass.saved.make(pass.activation(), {x_TD.dim(0), gate_up_.rows()});
   linear(saved.gate_up, x_TD, gate_up_, false, pass);
-  const Tensor h_TF = pass.scratch.make(pass.activation(), {x_TD.dim(0), down_.cols()});
-  ops::swiglu(h_TF, saved.gate_up, {});
-  linear(y_TD, h_TF, down_, true, pass);
+  saved.h_TF = pass.cheap().make(pass.activation(), {x_TD.dim(0), down_.cols()});
+  ops::swiglu(saved.h_TF, saved.gate_up, {});
+  linear(y_TD, saved.h_TF, down_, true, pass);
 }
 
-void Ffn::backward(const Tensor& dx_TD, bool accumulate, const Tensor& dy_TD, const Saved& saved,
-                   const Pass& pass) {
+void Ffn::backward(const Tensor& dx_TD, bool accumulate, const Tensor& dy_TD, const Tensor& x_TD,
+                   const Saved& saved, const Pass& pass) {
   const Arena::Scope scope(pass.scratch);
   const int64_t T = dy_TD.dim(0);
-  // SwiGLU's output is computed again rather than kept (V3 report, section 3.2.3).
-  const Tensor h_TF = pass.scratch.make(pass.activation(), {T, down_.cols()});
-  ops::swiglu(h_TF, saved.gate_up, {});
+  Tensor h_TF = saved.h_TF;
+  if (pass.recompute == Recompute::kPaper) {
+    h_TF = pass.scratch.make(pass.activation(), {T, down_.cols()});
+    ops::swiglu(h_TF, saved.gate_up, {});
+  }
   const Tensor dh_TF = pass.scratch.make(pass.activation(), {T, down_.cols()});
   linear_backward(dh_TF, false, dy_TD, h_TF, down_, pass);
   const Tensor d_gate_up = pass.scratch.make(pass.activation(), {T, gate_up_.rows()});
   ops::swiglu_backward(d_gate_up, {}, dh_TF, saved.gate_up, {});
-  linear_backward(dx_TD, accumulate, d_gate_up, saved.x_TD, gate_up_, pass);
+  linear_backward(dx_TD, accumulate, d_gate_up, x_TD, gate_up_, pass);
 }
 
 Router::Router(const ModelConfig& config, const std::string& prefix)
@@ -117,7 +118,6 @@ double Moe::forward(const Tensor& y_TD, const Tensor& x_TD, int64_t sequences, c
                     bool counting, Saved& s, const Pass& pass) {
   const int64_t T = x_TD.dim(0), R = T * chosen_;
   const DType act = pass.activation();
-  s.x_TD = x_TD;
   const double balance = router.forward(x_TD, sequences, forced, counting, s.route, pass);
 
   s.token_R = pass.saved.make(DType::kI32, {R});
@@ -132,24 +132,28 @@ double Moe::forward(const Tensor& y_TD, const Tensor& x_TD, int64_t sequences, c
   const Tensor x_RD = pass.scratch.make(act, {R, x_TD.dim(1)});
   ops::gather_rows(x_RD, x_TD, s.token_R);
   grouped(s.gate_up, x_RD, s.offsets, [&](int64_t e) { return gate_up_.fprop(e); });
-  const Tensor h_RF = pass.scratch.make(act, {R, down_.cols()});
-  ops::swiglu(h_RF, s.gate_up, s.weight_R);
+  s.h_RF = pass.cheap().make(act, {R, down_.cols()});
+  ops::swiglu(s.h_RF, s.gate_up, s.weight_R);
   const Tensor y_RD = x_RD;  // the gathered input is done with
-  grouped(y_RD, h_RF, s.offsets, [&](int64_t e) { return down_.fprop(e); });
+  grouped(y_RD, s.h_RF, s.offsets, [&](int64_t e) { return down_.fprop(e); });
   ops::combine_rows(y_TD, true, y_RD, s.row_TK);
   if (shared_.exists()) shared_.forward(y_TD, x_TD, s.shared, pass);
   return balance;
 }
 
-void Moe::backward(const Tensor& dx_TD, const Tensor& dy_TD, int64_t sequences, float balance_scale,
-                   const Saved& s, const Pass& pass) {
+void Moe::backward(const Tensor& dx_TD, const Tensor& dy_TD, const Tensor& x_TD, int64_t sequences,
+                   float balance_scale, const Saved& s, const Pass& pass) {
   const Arena::Scope scope(pass.scratch);
   const DType act = pass.activation();
   const int64_t R = s.token_R.dim(0), D = dy_TD.dim(1), F = down_.cols();
   const Tensor rows_RD = pass.scratch.make(act, {R, D});
   ops::gather_rows(rows_RD, dy_TD, s.token_R);
-  const Tensor h_RF = pass.scratch.make(act, {R, F}), dh_RF = pass.scratch.make(act, {R, F});
-  ops::swiglu(h_RF, s.gate_up, s.weight_R);
+  Tensor h_RF = s.h_RF;
+  if (pass.recompute == Recompute::kPaper) {
+    h_RF = pass.scratch.make(act, {R, F});
+    ops::swiglu(h_RF, s.gate_up, s.weight_R);
+  }
+  const Tensor dh_RF = pass.scratch.make(act, {R, F});
   grouped(dh_RF, rows_RD, s.offsets, [&](int64_t e) { return down_.dgrad(e); });
   grouped_wgrad(down_, rows_RD, h_RF, s.offsets, pass);
 
@@ -158,13 +162,13 @@ void Moe::backward(const Tensor& dx_TD, const Tensor& dy_TD, int64_t sequences, 
   ops::swiglu_backward(d_gate_up, dweight_R, dh_RF, s.gate_up, s.weight_R);
   const Tensor dweights_TK = pass.scratch.make(DType::kF32, s.route.weights_TK.shape());
   ops::scatter_weights(dweights_TK, dweight_R, s.row_TK);
-  router.backward(dx_TD, dweights_TK, s.x_TD, sequences, balance_scale, s.route, pass);
+  router.backward(dx_TD, dweights_TK, x_TD, sequences, balance_scale, s.route, pass);
 
-  ops::gather_rows(rows_RD, s.x_TD, s.token_R);
+  ops::gather_rows(rows_RD, x_TD, s.token_R);
   grouped_wgrad(gate_up_, d_gate_up, rows_RD, s.offsets, pass);
   grouped(rows_RD, d_gate_up, s.offsets, [&](int64_t e) { return gate_up_.dgrad(e); });
   ops::combine_rows(dx_TD, true, rows_RD, s.row_TK);
-  if (shared_.exists()) shared_.backward(dx_TD, true, dy_TD, s.shared, pass);
+  if (shared_.exists()) shared_.backward(dx_TD, true, dy_TD, x_TD, s.shared, pass);
 }
 
 }  // namespace minke::model

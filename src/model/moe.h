@@ -18,12 +18,12 @@ class Ffn {
   bool exists() const { return gate_up_.exists(); }
 
   struct Saved {
-    Tensor x_TD, gate_up;
+    Tensor gate_up, h_TF;  // h: SwiGLU's output
   };
   void forward(const Tensor& y_TD, const Tensor& x_TD, Saved& saved, const Pass& pass) const;
   // dx_TD (FP32) += where accumulate, else overwritten.
-  void backward(const Tensor& dx_TD, bool accumulate, const Tensor& dy_TD, const Saved& saved,
-                const Pass& pass);
+  void backward(const Tensor& dx_TD, bool accumulate, const Tensor& dy_TD, const Tensor& x_TD,
+                const Saved& saved, const Pass& pass);
 
   template <typename Visit>
   void for_each_weight(Visit&& visit) {
@@ -68,17 +68,16 @@ class Moe {
   Moe(const ModelConfig& config, const std::string& prefix);
 
   struct Saved {
-    Tensor x_TD;
     Router::Saved route;
-    Tensor token_R, row_TK, weight_R, gate_up;
+    Tensor token_R, row_TK, weight_R, gate_up, h_RF;
     std::vector<int64_t> offsets;
     Ffn::Saved shared;
   };
   // y_TD += the layer's output; returns Router::forward's balance loss.
   double forward(const Tensor& y_TD, const Tensor& x_TD, int64_t sequences, const Tensor& forced,
                  bool counting, Saved& saved, const Pass& pass);
-  void backward(const Tensor& dx_TD, const Tensor& dy_TD, int64_t sequences, float balance_scale,
-                const Saved& saved, const Pass& pass);
+  void backward(const Tensor& dx_TD, const Tensor& dy_TD, const Tensor& x_TD, int64_t sequences,
+                float balance_scale, const Saved& saved, const Pass& pass);
 
   Router router;
 

@@ -207,7 +207,7 @@ void Transformer::forward(const Batch& batch, const Options& options, Saved& s, 
     }
     s.x_out = keep(x);
     s.hidden.push_back(pass.saved.make(act, x.shape()));
-    norm_.forward(s.hidden[0], x, s.norm, pass);
+    norm_.forward(s.hidden[0], s.x_out, s.norm, pass);
   }
 
   s.mtp.resize(static_cast<size_t>(depths));
@@ -232,7 +232,7 @@ void Transformer::forward(const Batch& batch, const Options& options, Saved& s, 
     run_block(mtp.block, x, layout, m.block);
     m.x_out = keep(x);
     s.hidden.push_back(pass.saved.make(act, {T, D}));
-    mtp.norm.forward(s.hidden.back(), x, m.norm, pass);
+    mtp.norm.forward(s.hidden.back(), m.x_out, m.norm, pass);
   }
 }
 
@@ -322,7 +322,9 @@ Transformer::Losses Transformer::evaluate(const Batch& batch, const Options& opt
                                           const Pass& pass) {
   const Arena::Scope scope(pass.saved);
   Saved saved;
-  forward(batch, options, saved, pass);
+  // No backward will read the blocks' activations: each block's are given back as it ends.
+  const Pass passing{pass.precision, pass.saved, pass.scratch, Recompute::kBlock};
+  forward(batch, options, saved, passing);
   Losses out;
   head_losses(batch, {}, saved, {}, loss, argmax, out, pass);
   return out;
@@ -348,7 +350,9 @@ void Transformer::decode(const Tensor& hidden_MD, std::span<const int32_t> token
   for (size_t n = 0; n < blocks_.size(); ++n) {
     blocks_[n].decode(x, rows, tables_, at(routes.forced, n), at(routes.chosen, n), pass);
   }
-  norm_.forward(hidden_MD, x);
+  const Tensor rounded = pass.scratch.make(pass.activation(), x.shape());
+  ops::convert(rounded, x);
+  norm_.forward(hidden_MD, rounded);
 }
 
 }  // namespace minke::model

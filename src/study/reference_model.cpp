@@ -143,7 +143,8 @@ class Run {
   }
 
   Var final_norm(Var x, const std::string& name) {
-    return tape_.rounded(tape_.rms_norm(x, weight(name), c_.hidden_size, c_.rms_norm_eps, true),
+    const Var stored = tape_.rounded(x, Store::kValue);
+    return tape_.rounded(tape_.rms_norm(stored, weight(name), c_.hidden_size, c_.rms_norm_eps),
                          Store::kValue);
   }
 
@@ -175,7 +176,7 @@ class Run {
     return final_norm(block(n, x, rows), prefix + "shared_head.norm.weight");
   }
   Var normed(Var x, const std::string& name) {
-    return tape_.rounded(tape_.rms_norm(x, weight(name), c_.hidden_size, c_.rms_norm_eps, false),
+    return tape_.rounded(tape_.rms_norm(x, weight(name), c_.hidden_size, c_.rms_norm_eps),
                          Store::kBoth);
   }
 
@@ -223,8 +224,7 @@ class Run {
                          Store::kGradient);
   }
   Var latent_norm(Var x, const std::string& name, int64_t width) {
-    return tape_.rounded(tape_.rms_norm(x, weight(name), width, kLatentNormEps, false),
-                         Store::kBoth);
+    return tape_.rounded(tape_.rms_norm(x, weight(name), width, kLatentNormEps), Store::kBoth);
   }
 
   Var attend_expanded(const std::string& prefix, Var q, Var latent, Var k_rope, const Rows& rows) {

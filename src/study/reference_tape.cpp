@@ -93,14 +93,12 @@ Tape::Var Tape::linear(Var x, Var w, int64_t N, int64_t K) {
   return y;
 }
 
-Tape::Var Tape::rms_norm(Var x, Var w, int64_t D, double eps, bool kept_rounded) {
+Tape::Var Tape::rms_norm(Var x, Var w, int64_t D, double eps) {
   const int64_t T = std::ssize(x->value) / D;
   const Var y = make(x->value.size());
   ref::rms_norm<double>(y->value, x->value, w->value, T, D, eps);
-  remember([=, rounding = rounding_] {
-    Numbers kept = x->value;
-    if (kept_rounded) std::ranges::transform(kept, kept.begin(), rounding);
-    ref::rms_norm_backward<double>(x->gradient, w->gradient, y->gradient, kept, w->value, T, D,
+  remember([=] {
+    ref::rms_norm_backward<double>(x->gradient, w->gradient, y->gradient, x->value, w->value, T, D,
                                    eps);
   });
   return y;

@@ -65,8 +65,7 @@ class Tape {
 
   // Shapes as in ref/. Rows come first; T is read off the sizes.
   Var linear(Var x, Var w, int64_t N, int64_t K);  // x [T, K], w [N, K]
-  // kept_rounded: the backward reads a rounded copy of x.
-  Var rms_norm(Var x, Var w, int64_t D, double eps, bool kept_rounded);
+  Var rms_norm(Var x, Var w, int64_t D, double eps);
   Var swiglu(Var gate_up, Var weight, int64_t F);  // weight may be null
   Var add(Var x, Var y);
   Var gather_rows(Var x, std::vector<int32_t> rows, int64_t D);

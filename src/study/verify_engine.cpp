@@ -149,7 +149,8 @@ void Engine::read_forward(const Transformer::Saved& saved, const model::Pass& pa
 void Engine::read_block(int64_t layer, const model::Block::Saved& saved, int64_t sequences,
                         ReferenceResult& out) const {
   const model::ModelConfig& c = model_.config();
-  const Numbers latent = to_numbers(saved.mla.latent_TR), key = to_numbers(saved.mla.k_rope);
+  const Numbers latent = to_numbers(saved.mla.expanded.latent_TR),
+                key = to_numbers(saved.mla.k_rope);
   Numbers& both = out.numbers[fmt::format("latent.{}", layer)];
   const int64_t R = c.kv_lora_rank, rope = c.qk_rope_head_dim;
   for (int64_t t = 0; t < std::ssize(latent) / R; ++t) {

@@ -23,6 +23,7 @@ void check(const Options& o) {
   if (o.precision != "bf16" && o.precision != "fp32") {
     fail("--precision {}: expected bf16 or fp32", o.precision);
   }
+  recompute_of(o);
   check_range("valid-fraction", o.valid_fraction, 0, 0.5);
   check_range("steps", static_cast<double>(o.steps), 0, 1e9);
   check_range("minutes", o.minutes, 0, 1e6);
@@ -45,6 +46,13 @@ void check(const Options& o) {
   check_range("sample-every", static_cast<double>(o.sample_every), 0, 1e9);
   check_range("save-every", static_cast<double>(o.save_every), 0, 1e9);
   check_range("stop-at", static_cast<double>(o.stop_at), 0, 1e9);
+}
+
+model::Recompute recompute_of(const Options& o) {
+  if (o.recompute == "none") return model::Recompute::kNone;
+  if (o.recompute == "paper") return model::Recompute::kPaper;
+  if (o.recompute == "block") return model::Recompute::kBlock;
+  fail("--recompute {}: expected none, paper or block", o.recompute);
 }
 
 double learning_rate(const Options& o, int64_t step) {

@@ -6,6 +6,8 @@
 #include <string>
 #include <vector>
 
+#include "model/linear.h"
+
 namespace minke::train {
 
 struct Options {
@@ -47,6 +49,8 @@ struct Options {
   int64_t save_every = 0;
   int64_t stop_at = 0;
   std::string sample_prompt;
+  // What it costs.
+  std::string recompute = "none";
 
   friend bool operator==(const Options&, const Options&) = default;
 };
@@ -100,10 +104,16 @@ void visit_fields(Opt& o, Visit&& visit) {
   visit("save-every", o.save_every, kLeave, "Steps between checkpoints (0: a fifth of the run)");
   visit("stop-at", o.stop_at, kLeave, "Save and leave after this step (0: at the end)");
   visit("sample-prompt", o.sample_prompt, kLeave, "What samples continue (default: nothing)");
+  visit("recompute", o.recompute, kLeave,
+        "What a backward computes again instead of keeping it: none, paper (norms, MLA's "
+        "up-projections, SwiGLU's output) or block; less memory, more time, the same bytes");
 }
 
 // Error naming the flag, for values that make no sense.
 void check(const Options& options);
+
+// What options.recompute names.
+model::Recompute recompute_of(const Options& options);
 
 // Learning rate of step 1..steps: linear warm-up, constant, cosine (V3 report, section 4.2).
 double learning_rate(const Options& options, int64_t step);

@@ -104,8 +104,9 @@ class Run {
 };
 
 void Run::check_resources() const {
-  const auto memory = model::step_memory(config_.model, precision_of(options_),
-                                         micro_batch(options_), options_.seq);
+  const auto memory =
+      model::step_memory(config_.model, precision_of(options_), micro_batch(options_), options_.seq,
+                         recompute_of(options_));
   const auto bytes = [](size_t n) { return format_bytes(static_cast<double>(n)); };
   // Beside the last checkpoint, which a resumed run has already, the one that replaces it.
   const uint64_t disk =

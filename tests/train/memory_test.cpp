@@ -17,16 +17,18 @@ void expect_close(size_t measured, size_t stated, const std::string& what) {
 }
 
 void expect_as_stated(const model::ModelConfig& config, Precision precision, int64_t batch,
-                      int64_t micro_batch, int64_t seq) {
+                      int64_t micro_batch, int64_t seq, const char* recompute) {
   Options options = tiny_options();
   options.batch = batch;
   options.micro_batch = micro_batch;
   options.seq = seq;
+  options.recompute = recompute;
   model::Transformer model(config, precision);
   model.initialize(1);
   Trainer trainer(model, options, counting_rows);
   trainer.step();
-  const auto stated = model::step_memory(config, precision, micro_batch, seq);
+  const auto stated =
+      model::step_memory(config, precision, micro_batch, seq, recompute_of(options));
   expect_close(trainer.peak_activations(), stated.activations, "activations");
   expect_close(trainer.peak_workspace(), stated.workspace, "workspace");
   size_t weights = 0, gradients = 0, moments = 0;
@@ -42,18 +44,54 @@ void expect_as_stated(const model::ModelConfig& config, Precision precision, int
 }
 
 TEST(StepMemory, IsWhatAStepTakes) {
+  auto plain = tiny_config();
+  plain.num_nextn_predict_layers = 0;
+  plain.first_k_dense_replace = plain.num_hidden_layers;
+  plain.q_lora_rank = 0;
+  auto two_depths = tiny_config();
+  two_depths.num_nextn_predict_layers = 2;
+  two_depths.n_shared_experts = 0;
+  for (const char* recompute : {"none", "paper", "block"}) {
+    for (const Precision precision : {Precision::kF32, Precision::kBF16}) {
+      SCOPED_TRACE(fmt::format("{} {}", recompute, precision == Precision::kF32 ? 32 : 16));
+      expect_as_stated(tiny_config(), precision, 8, 8, 12, recompute);
+      expect_as_stated(size_config("nano").model, precision, 4, 2, 64, recompute);
+      expect_as_stated(plain, precision, 3, 3, 31, recompute);
+      expect_as_stated(two_depths, precision, 6, 3, 40, recompute);
+    }
+  }
+}
+
+// The same bytes, and tokens counted once (trap 10).
+TEST(Recompute, Trap10ChangesNothingButMemory) {
   for (const Precision precision : {Precision::kF32, Precision::kBF16}) {
-    expect_as_stated(tiny_config(), precision, 8, 8, 12);
-    expect_as_stated(size_config("nano").model, precision, 4, 2, 64);
-    auto plain = tiny_config();
-    plain.num_nextn_predict_layers = 0;
-    plain.first_k_dense_replace = plain.num_hidden_layers;
-    plain.q_lora_rank = {};
-    expect_as_stated(plain, precision, 3, 3, 31);
-    auto two_depths = tiny_config();
-    two_depths.num_nextn_predict_layers = 2;
-    two_depths.n_shared_experts = 0;
-    expect_as_stated(two_depths, precision, 6, 3, 40);
+    std::vector<std::byte> kept;
+    std::vector<std::vector<int64_t>> counts;
+    size_t most = SIZE_MAX;
+    for (const char* recompute : {"none", "paper", "block"}) {
+      Options options = tiny_options();
+      options.recompute = recompute;
+      options.mask_documents = true;
+      options.seq = 40;
+      auto config = tiny_config();
+      config.num_hidden_layers = 4;
+      model::Transformer model(config, precision);
+      model.initialize(1);
+      Trainer trainer(model, options, counting_rows);
+      std::vector<std::vector<int64_t>> now;
+      for (int i = 0; i < 3; ++i) {
+        for (const RouterLoad& router : trainer.step().routers) now.push_back(router.counts);
+      }
+      const auto bytes = state_bytes(model, trainer);
+      if (kept.empty()) {
+        kept = bytes;
+        counts = now;
+      }
+      EXPECT_TRUE(bytes == kept) << recompute;
+      EXPECT_EQ(now, counts) << recompute;
+      EXPECT_LT(trainer.peak_activations(), most) << recompute;
+      most = trainer.peak_activations();
+    }
   }
 }
 
