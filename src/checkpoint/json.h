@@ -4,47 +4,15 @@
 #include <nlohmann/json.hpp>
 #include <string>
 #include <string_view>
-#include <unordered_set>
-#include <vector>
-
-#include "base/error.h"
 
 namespace minke::checkpoint {
 
 // Error, beginning with `where`, for what is not JSON, nests deeper than 64, or names a key of an
 // object twice (readers differ in which one they take).
 template <typename Json>
-Json parse_json(std::string_view text, const std::string& where) {
-  constexpr int kMaxDepth = 64;
-  using Event = nlohmann::json::parse_event_t;
-  std::vector<std::unordered_set<std::string>> open_objects;
-  const auto watch = [&](int depth, auto event, Json& value) {
-    switch (static_cast<Event>(event)) {
-      case Event::object_start:
-        open_objects.emplace_back();
-        [[fallthrough]];
-      case Event::array_start:
-        if (depth >= kMaxDepth) fail("{}: nested deeper than {}", where, kMaxDepth);
-        break;
-      case Event::key: {
-        const auto& key = value.template get_ref<const std::string&>();
-        if (!open_objects.back().insert(key).second) fail("{}: \"{}\" stands twice", where, key);
-        break;
-      }
-      case Event::object_end:
-        open_objects.pop_back();
-        break;
-      default:
-        break;
-    }
-    return true;
-  };
-  try {
-    return Json::parse(text, watch);
-  } catch (const nlohmann::json::exception& error) {
-    fail("{}: not valid JSON: {}", where, error.what());
-  }
-}
+Json parse_json(std::string_view text, const std::string& where);
+extern template nlohmann::json parse_json(std::string_view, const std::string&);
+extern template nlohmann::ordered_json parse_json(std::string_view, const std::string&);
 
 // A value as it is shown in an error: at most a few words long.
 template <typename Json>
