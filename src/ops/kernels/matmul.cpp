@@ -378,11 +378,116 @@ void block(const MatmulBlock& b) {
   }
 }
 
+#if defined(MINKE_TARGET_avx2)
+
+// More rows than one tile: BF16 of both sides is widened once, a part of the sum at a time, and
+// multiplied as FP32. The totals are the same, number by number.
+constexpr int64_t kWideNumbers = 256;
+constexpr int64_t kWideStride = kWideNumbers + kCacheLine / 4;  // of rows that would share sets
+
+// Units of `columns` columns side by side (at most kPanel), `stride` bytes from one to the next,
+// become units of a panel of FP32, one for each number.
+void widen_units(float* to, const std::byte* from, int64_t stride, int64_t columns, int64_t units) {
+  const auto widen = [&](int64_t c, int n) __attribute__((always_inline)) {
+    const Vec bits = load_n(reinterpret_cast<const float*>(from) + c, n);
+    const __m256i pairs = _mm256_castps_si256(bits.v);
+    store(to + c, first_of_pairs(pairs));
+    store(to + kPanel + c, second_of_pairs(pairs));
+  };
+  for (int64_t u = 0; u < units; ++u, to += 2 * kPanel, from += stride) {
+    if (columns == kPanel) {
+      for (int64_t c = 0; c < kPanel; c += kLanes) widen(c, kLanes);
+    } else {
+      for_each_vector(columns, widen);
+    }
+  }
+}
+
+// The left side of a block, numbers [begin, begin + numbers) of each row.
+struct WideLeft {
+  alignas(64) float data[kBlockRows * kWideStride];
+  int64_t group_rows, group_stride, row_stride, unit_stride;  // as MatmulBlock's
+
+  void widen(const MatmulBlock& b, int64_t begin, int64_t numbers) {
+    if (b.unit_stride == kUnitBytes) {
+      group_rows = kBlockRows;
+      row_stride = kWideStride * kUnitBytes;
+      unit_stride = kUnitBytes;
+      for (int64_t r = 0; r < b.rows; ++r) {
+        const auto* from = reinterpret_cast<const bf16*>(b.left + r * b.row_stride) + begin;
+        float* to = data + r * kWideStride;
+        for_each_vector(numbers, [&](int64_t i, int n) { store(to + i, load_n(from + i, n)); });
+      }
+      return;
+    }
+    group_rows = kPanel;
+    group_stride = kWideNumbers * kPanel * kUnitBytes;
+    row_stride = kUnitBytes;
+    unit_stride = kPanel * kUnitBytes;
+    for (int64_t r = 0; r < b.rows; r += kPanel) {
+      const std::byte* from =
+          b.left + r / b.group_rows * b.group_stride + r % b.group_rows * kUnitBytes;
+      widen_units(data + r * kWideNumbers, from + begin / 2 * b.unit_stride, b.unit_stride,
+                  b.rows - r < kPanel ? b.rows - r : kPanel, (numbers + 1) / 2);
+    }
+  }
+};
+
+template <typename Out>
+void block_of_bf16(const MatmulBlock& b) {
+  if (b.rows <= kTileRows) return block<bf16, Out>(b);
+  constexpr int64_t kColumnsAtOnce = kBlockPanels * kPanel;
+  alignas(64) float totals[kBlockRows * kTotalsStride];
+  alignas(64) float panel[kWideNumbers * kPanel];
+  WideLeft left;
+  const int64_t panel_bytes = (b.k + 1) / 2 * kPanel * kUnitBytes;
+  for (int64_t column = 0; column < b.cols; column += kColumnsAtOnce) {
+    for (int64_t begin = 0; begin == 0 || begin < b.k; begin += kWideNumbers) {
+      const int64_t numbers = b.k - begin < kWideNumbers ? b.k - begin : kWideNumbers;
+      left.widen(b, begin, numbers);
+      for (int64_t c = column; c < b.cols && c < column + kColumnsAtOnce; c += kPanel) {
+        widen_units(panel, b.right + c / kPanel * panel_bytes + begin / 2 * kPanel * kUnitBytes,
+                    kPanel * kUnitBytes, kPanel, (numbers + 1) / 2);
+        MatmulBlock wide = b;
+        wide.left = reinterpret_cast<const std::byte*>(left.data);
+        wide.group_rows = left.group_rows;
+        wide.group_stride = left.group_stride;
+        wide.row_stride = left.row_stride;
+        wide.unit_stride = left.unit_stride;
+        wide.right = reinterpret_cast<const std::byte*>(panel);
+        Stage stage{};
+        stage.column = c;
+        stage.columns = b.cols - c < kPanel ? b.cols - c : kPanel;
+        stage.right = wide.right;
+        Tile& t = stage.tile;
+        t.row_stride = wide.row_stride;
+        t.unit_stride = wide.unit_stride;
+        t.units = numbers;
+        t.first = begin == 0;
+        t.last = begin + kWideNumbers >= b.k;
+        t.totals = totals + (c - column);
+        t.out_stride = b.out_stride;
+        t.accumulate = b.accumulate;
+        run_stage<float, Out>(wide, stage);
+      }
+    }
+  }
+}
+
+#else
+
+template <typename Out>
+void block_of_bf16(const MatmulBlock& b) {
+  block<bf16, Out>(b);
+}
+
+#endif
+
 }  // namespace
 
 const MatmulKernels& matmul_kernels() {
   static constexpr MatmulKernels kTable{
-      {{block<float, float>, block<float, bf16>}, {block<bf16, float>, block<bf16, bf16>}}};
+      {{block<float, float>, block<float, bf16>}, {block_of_bf16<float>, block_of_bf16<bf16>}}};
   return kTable;
 }
 
