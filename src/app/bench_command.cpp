@@ -6,11 +6,13 @@
 #include <nlohmann/json.hpp>
 
 #include "app/text_options.h"
+#include "base/file.h"
 #include "base/progress.h"
 #include "base/thread_pool.h"
 #include "ops/isa.h"
 #include "study/bench.h"
 #include "study/bench_decode.h"
+#include "study/bench_tokenizer.h"
 #include "study/bench_train.h"
 #include "train/sizes.h"
 
@@ -143,6 +145,27 @@ void run_decode(const DecodeArguments& arguments) {
       100 * r.decode_share, r.read / 1e9, format_bytes(r.token_bytes)));
 }
 
+struct TokenizerArguments {
+  std::string tokenizer, file;
+  bool json = false;
+};
+
+void run_tokenizer(const TokenizerArguments& arguments) {
+  const auto tokenizer = load_tokenizer(arguments.tokenizer);
+  const std::string text = read_file(arguments.file);
+  const study::TokenizerBench r = study::bench_tokenizer(tokenizer, text);
+  if (arguments.json) {
+    const nlohmann::ordered_json line = {
+        {"name", "tokenizer_encode"},        {"shape", arguments.file}, {"threads", 1},
+        {"value", r.bytes_per_second / 1e6}, {"unit", "MB/s"},          {"tokens", r.tokens}};
+    print_now(line.dump() + "\n");
+    return;
+  }
+  print_now(fmt::format("{}: {} in {} tokens; encoded in one thread at {:.1f} MB/s (median)\n",
+                        arguments.file, format_bytes(static_cast<double>(r.bytes)),
+                        format_count(static_cast<double>(r.tokens)), r.bytes_per_second / 1e6));
+}
+
 }  // namespace
 
 void add_bench_command(CLI::App& app) {
@@ -190,6 +213,9 @@ void add_bench_command(CLI::App& app) {
   train->add_option("--precision", o.precision, "bf16 or fp32")
       ->check(CLI::IsMember({"fp32", "bf16"}))
       ->capture_default_str();
+  train->add_option("--recompute", o.recompute, "none, paper or block")
+      ->check(CLI::IsMember({"none", "paper", "block"}))
+      ->capture_default_str();
   train->add_option("--steps", train_arguments->steps, "Steps that are timed")
       ->check(CLI::Range(1, 1 << 20))
       ->capture_default_str();
@@ -214,6 +240,15 @@ void add_bench_command(CLI::App& app) {
       ->capture_default_str();
   decode->add_flag("--json", d->json, "JSON objects");
   decode->callback([d] { run_decode(*d); });
+
+  const auto t = std::make_shared<TokenizerArguments>();
+  CLI::App* tokenizer = command->add_subcommand("tokenizer", "Encoding of a text, in one thread");
+  tokenizer->footer("Example:\n  minke bench tokenizer runs/first books/emma.txt");
+  tokenizer->add_option("tokenizer", t->tokenizer, "A folder with tokenizer.json, or a run's")
+      ->required();
+  tokenizer->add_option("file", t->file, "A file of text")->required();
+  tokenizer->add_flag("--json", t->json, "A JSON object");
+  tokenizer->callback([t] { run_tokenizer(*t); });
 }
 
 }  // namespace minke::app

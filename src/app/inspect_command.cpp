@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
+#include "app/inspect_train.h"
 #include "base/error.h"
 #include "base/progress.h"
 #include "checkpoint/hf_config.h"
@@ -307,22 +308,27 @@ Json json_of(const Inspection& i) {
 constexpr const char* kFooter =
     R"(Examples:
   minke inspect runs/first
-  minke inspect config.json --json      one object with exact numbers)";
+  minke inspect config.json --json      one object with exact numbers
+  minke inspect config.json --train --batch 4 --seq 512      the memory that training it takes)";
 
 struct Options {
   std::string path;
-  bool json = false;
+  bool json = false, train = false;
+  TrainShape shape;
 };
 
 void run(const Options& options) {
   const Inspection inspection = inspect(options.path);
   if (options.json) {
-    fmt::print("{}\n", json_of(inspection).dump(2));
+    Json out = json_of(inspection);
+    if (options.train) out["train_memory"] = train_memory_json(inspection.config, options.shape);
+    fmt::print("{}\n", out.dump(2));
     return;
   }
   print_model(inspection);
   print_parameters(inspection.parameters);
   print_costs(inspection);
+  if (options.train) print_train_memory(inspection.config, options.shape);
   if (inspection.files) print_files(inspection);
 }
 
@@ -336,6 +342,20 @@ void add_inspect_command(CLI::App& app) {
   command->add_option("model", options->path, "A model's folder, a run's, or a config.json")
       ->required();
   command->add_flag("--json", options->json, "As one JSON object, with exact numbers");
+  CLI::Option* train = command->add_flag("--train", options->train,
+                                         "Also the memory of a training step, at each --recompute");
+  command->add_option("--batch", options->shape.sequences, "Sequences computed at once")
+      ->check(CLI::Range(1, 1 << 20))
+      ->needs(train)
+      ->capture_default_str();
+  command->add_option("--seq", options->shape.positions, "Tokens a sequence")
+      ->check(CLI::Range(2, 1 << 20))
+      ->needs(train)
+      ->capture_default_str();
+  command->add_option("--precision", options->shape.precision, "bf16 or fp32")
+      ->check(CLI::IsMember({"fp32", "bf16"}))
+      ->needs(train)
+      ->capture_default_str();
   command->callback([options] { run(*options); });
 }
 

@@ -7,7 +7,9 @@
 #include <iterator>
 
 #include "base/error.h"
+#include "base/file.h"
 #include "base/progress.h"
+#include "checkpoint/model_files.h"
 
 namespace minke::app {
 
@@ -65,6 +67,12 @@ std::string statistics(const infer::Generation& g) {
   out += fmt::format(", {:.1f} tokens/s; written: {} tokens", g.prefill_rate(), g.tokens.size());
   if (g.steps > 0) out += fmt::format(", {:.1f} tokens/s", g.decode_rate());
   return out + fmt::format(" ({})", infer::name_of(g.stop));
+}
+
+text::Tokenizer load_tokenizer(const std::string& folder) {
+  const fs::path path = folder;
+  return text::Tokenizer::load(
+      fs::exists(path / "tokenizer.json") ? path : checkpoint::model_folder(path));
 }
 
 }  // namespace minke::app

@@ -6,6 +6,7 @@
 
 #include "infer/generation.h"
 #include "infer/sampler.h"
+#include "text/tokenizer.h"
 
 namespace minke::app {
 
@@ -30,5 +31,8 @@ void print_now(std::string_view text);
 
 // What was computed and how fast, for standard error.
 std::string statistics(const infer::Generation& generation);
+
+// The tokenizer of a folder that holds one, or of a run's model.
+text::Tokenizer load_tokenizer(const std::string& folder);
 
 }  // namespace minke::app

@@ -67,12 +67,6 @@ void train(const TrainArguments& arguments) {
              static_cast<double>(bytes) / static_cast<double>(std::max<int64_t>(tokens, 1)));
 }
 
-text::Tokenizer load(const std::string& folder) {
-  const fs::path path = folder;
-  return text::Tokenizer::load(
-      fs::exists(path / "tokenizer.json") ? path : checkpoint::model_folder(path));
-}
-
 // Calls convert for each line's object and prints what it makes of it.
 void convert_lines(const char* field, const std::function<Json(const Json&)>& convert) {
   std::string line;
@@ -107,7 +101,7 @@ std::vector<int32_t> parse_ids(std::string_view text) {
 }
 
 void encode(const std::string& folder, bool lines) {
-  const text::Tokenizer tokenizer = load(folder);
+  const text::Tokenizer tokenizer = load_tokenizer(folder);
   if (lines) {
     convert_lines("text", [&](const Json& text) {
       return Json{{"ids", tokenizer.encode(text.get_ref<const std::string&>())}};
@@ -118,7 +112,7 @@ void encode(const std::string& folder, bool lines) {
 }
 
 void decode(const std::string& folder, bool lines) {
-  const text::Tokenizer tokenizer = load(folder);
+  const text::Tokenizer tokenizer = load_tokenizer(folder);
   if (lines) {
     convert_lines("ids", [&](const Json& ids) {
       return Json{{"text", tokenizer.decode(ids.get<std::vector<int32_t>>())}};

@@ -25,7 +25,7 @@ struct TrainBench {
 
 // Trains `config` with random weights on random tokens: a few steps that do not count, then `steps`
 // that do, each between two measurements of the peak. Of `options`: batch, micro_batch, seq,
-// precision.
+// precision, recompute.
 TrainBench bench_train(const model::ModelConfig& config, train::Options options, int64_t steps,
                        const std::function<void(int64_t)>& on_step = {});
 

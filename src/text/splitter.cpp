@@ -4,6 +4,7 @@
 #include <pcre2.h>
 
 #include "base/error.h"
+#include "text/splitter_ascii.h"
 
 namespace minke::text {
 namespace {
@@ -57,7 +58,8 @@ struct Splitter::Compiled {
   ~Compiled() { pcre2_code_free(code); }
 };
 
-Splitter::Splitter(std::vector<std::string> patterns) : patterns_(std::move(patterns)) {
+Splitter::Splitter(std::vector<std::string> patterns)
+    : patterns_(std::move(patterns)), deepseek_v3_(patterns_ == deepseek_v3_patterns()) {
   for (const std::string& pattern : patterns_) {
     const std::string spelled = with_spaces(pattern);
     int error = 0;
@@ -82,7 +84,17 @@ Splitter::Splitter(Splitter&&) noexcept = default;
 Splitter& Splitter::operator=(Splitter&&) noexcept = default;
 
 void Splitter::split(std::string_view text, const OnPiece& on_piece) const {
-  split_from(0, text, on_piece);
+  if (!deepseek_v3_) return split_from(0, text, on_piece);
+  for (size_t begin = 0; begin < text.size();) {
+    const size_t end = next_cut(text, begin);
+    const std::string_view part = text.substr(begin, end - begin);
+    if (is_ascii(part)) {
+      split_ascii(part, on_piece);
+    } else {
+      split_from(0, part, on_piece);
+    }
+    begin = end;
+  }
 }
 
 void Splitter::split_from(size_t pattern, std::string_view text, const OnPiece& on_piece) const {

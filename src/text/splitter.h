@@ -33,6 +33,7 @@ class Splitter {
 
   std::vector<std::string> patterns_;
   std::vector<std::unique_ptr<Compiled>> compiled_;
+  bool deepseek_v3_ = false;  // the patterns are its: ASCII is split by hand
 };
 
 // The three patterns of DeepSeek-V3's tokenizer.

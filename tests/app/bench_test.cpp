@@ -32,6 +32,24 @@ TEST(Bench, AnObjectALineForEveryOpAndNumberOfThreads) {
   EXPECT_EQ(seen, expected);
 }
 
+TEST(Bench, TokenizerCountsWhatItEncodes) {
+  const TemporaryFolder folder;
+  write_file_atomic(folder / "text.txt", "She had been there, and she had been there again.\n");
+  ASSERT_EQ(run_program({"tokenizer", "train", "--data", (folder / "text.txt").string(), "--vocab",
+                         "280", "--out", (folder / "tokenizer").string()})
+                .exit_code,
+            0);
+  const Said said = run_program({"bench", "tokenizer", (folder / "tokenizer").string(),
+                                 (folder / "text.txt").string(), "--json"});
+  ASSERT_EQ(said.exit_code, 0) << said.err;
+  const auto object = nlohmann::json::parse(said.out);
+  EXPECT_EQ(object.at("unit"), "MB/s");
+  EXPECT_GT(object.at("value").get<double>(), 0);
+  const int64_t tokens = object.at("tokens");
+  EXPECT_GT(tokens, 10);
+  EXPECT_LE(tokens, 50);
+}
+
 TEST(Bench, AnUnknownOpIsAnError) {
   const Said said = run_program({"bench", "kernels", "--only", "swim"});
   EXPECT_EQ(said.exit_code, 2);

@@ -74,6 +74,26 @@ TEST(Inspect, FoldersHoldWhatTheirConfigsSay) {
   }
 }
 
+// Less is kept at each level, and nothing else of a step that lasts changes.
+TEST(Inspect, TrainingMemoryByLevelOfRecompute) {
+  const auto memory = [](const char* batch) {
+    const Said said = run_program(
+        {"inspect", kGolden + "/v3", "--json", "--train", "--batch", batch, "--seq", "64"});
+    EXPECT_EQ(said.exit_code, 0) << said.err;
+    return json::parse(said.out)["train_memory"];
+  };
+  const json one = memory("1"), four = memory("4");
+  const auto bytes = [](const json& m, const char* level, const char* kind) {
+    return m[level][kind].get<uint64_t>();
+  };
+  EXPECT_LT(bytes(one, "paper", "activations"), bytes(one, "none", "activations"));
+  EXPECT_LT(bytes(one, "block", "activations"), bytes(one, "paper", "activations"));
+  EXPECT_GT(bytes(four, "none", "activations"), 3 * bytes(one, "none", "activations"));
+  for (const char* kind : {"weights", "gradients", "moments", "operands"}) {
+    EXPECT_EQ(bytes(one, "none", kind), bytes(four, "block", kind)) << kind;
+  }
+}
+
 TEST(Inspect, BadInputIsOneLine) {
   const TemporaryFolder folder;
   expect_fault(folder / "nowhere", "no such file");
