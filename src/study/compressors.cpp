@@ -13,20 +13,6 @@
 namespace minke::study {
 namespace {
 
-struct Compressor {
-  std::string name;
-  std::string program;
-  std::vector<std::string> arguments;  // "{in}" and "{out}" are replaced
-};
-
-const std::vector<Compressor>& compressors() {
-  static const std::vector<Compressor> all = {
-      {"xz -9e", "xz", {"-9e", "--keep", "--stdout", "{in}"}},
-      {"7z PPMd, order 8", "7z", {"a", "-bso0", "-bsp0", "-m0=PPMd:o=8:mem=256m", "{out}", "{in}"}},
-  };
-  return all;
-}
-
 bool installed(const std::string& program) {
   const char* path = std::getenv("PATH");
   for (std::string rest = path != nullptr ? path : ""; !rest.empty();) {
@@ -35,6 +21,24 @@ bool installed(const std::string& program) {
     rest.erase(0, std::min(colon + 1, rest.size()));
   }
   return false;
+}
+
+struct Compressor {
+  std::string name;
+  std::string program;
+  std::vector<std::string> arguments;  // "{in}" and "{out}" are replaced
+};
+
+const std::vector<Compressor>& compressors() {
+  // Debian's 7zip brings 7zz, its p7zip-full 7z.
+  static const std::string seven_zip = installed("7zz") ? "7zz" : "7z";
+  static const std::vector<Compressor> all = {
+      {"xz -9e", "xz", {"-9e", "--keep", "--stdout", "{in}"}},
+      {"7-Zip's PPMd, order 8",
+       seven_zip,
+       {"a", "-bso0", "-bsp0", "-m0=PPMd:o=8:mem=256m", "{out}", "{in}"}},
+  };
+  return all;
 }
 
 // Size of what the compressor makes of `in`; nothing where it fails.
