@@ -19,7 +19,7 @@ Pieces split(const Splitter& splitter, std::string_view text) {
 // The same language in other words, which nothing but PCRE2 splits.
 Splitter by_expressions() {
   auto patterns = deepseek_v3_patterns();
-  for (std::string& pattern : patterns) pattern = "(?:" + pattern + ")";
+  for (std::string& pattern : patterns) pattern.insert(0, "(?:").append(")");
   return Splitter(patterns);
 }
 
