@@ -86,6 +86,10 @@ void print(const train::Evaluation& e, int64_t window) {
     fmt::print("second token accepted: {:.1f}% (MTP depth 1's likeliest is the model's own)\n",
                100 * e.acceptance);
   }
+  if (e.loads_known()) {
+    fmt::print("experts' load: MaxVio {:.2f} in the worst layer, {} without a token\n",
+               train::worst_max_vio(e.routers), train::dead_experts(e.routers));
+  }
 }
 
 void run(const Arguments& arguments) {

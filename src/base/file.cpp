@@ -251,4 +251,11 @@ uint64_t free_memory_bytes() {
   return available;
 }
 
+uint64_t resident_memory_bytes() {
+  std::ifstream statm("/proc/self/statm");
+  uint64_t all = 0, resident = 0;
+  statm >> all >> resident;
+  return resident * static_cast<uint64_t>(::sysconf(_SC_PAGESIZE));
+}
+
 }  // namespace minke

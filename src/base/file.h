@@ -95,5 +95,7 @@ class TemporaryFolder {
 uint64_t free_disk_bytes(const fs::path& folder);
 // Memory that this process may still use: the smaller of the machine's and the control group's.
 uint64_t free_memory_bytes();
+// Memory that this process holds now.
+uint64_t resident_memory_bytes();
 
 }  // namespace minke

@@ -44,6 +44,7 @@ Profiled::~Profiled() {
   const double seconds = std::chrono::duration<double>(Clock::now() - start_).count();
   ProfileEntry& entry = t_profile.entries[name_];
   entry.seconds += seconds - inside_;
+  entry.whole += seconds;
   ++entry.calls;
   if (outer_ != nullptr) outer_->inside_ += seconds;
   t_profile.innermost = outer_;

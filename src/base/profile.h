@@ -1,5 +1,5 @@
-// Where the time goes: what each named piece of work takes, without the pieces inside it. Off until
-// it is asked for; then a piece costs two readings of the clock.
+// Where the time goes: what each named piece of work takes, with and without the pieces inside it.
+// Off until it is asked for; then a piece costs two readings of the clock.
 #pragma once
 
 #include <chrono>
@@ -12,6 +12,7 @@ namespace minke {
 struct ProfileEntry {
   std::string name;
   double seconds = 0;  // its own, without pieces inside
+  double whole = 0;    // with them; a piece may not lie within one of its own name
   int64_t calls = 0;
 };
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <numeric>
 
+#include "base/profile.h"
 #include "base/rng.h"
 #include "base/thread_pool.h"
 #include "ops/cross_entropy.h"
@@ -304,13 +305,20 @@ Transformer::Losses Transformer::forward_backward(const Batch& batch, std::span<
                                                   const Pass& pass) {
   const Arena::Scope scope(pass.saved);
   Saved saved;
-  forward(batch, options, saved, pass);
+  {
+    const Profiled profiled("forward");
+    forward(batch, options, saved, pass);
+  }
   std::vector<Tensor> dhidden;
   for (const Tensor& hidden : saved.hidden) {
     dhidden.push_back(pass.saved.make(DType::kF32, hidden.shape()));
   }
   Losses out;
-  head_losses(batch, scale, saved, dhidden, {}, {}, out, pass);
+  {
+    const Profiled profiled("loss");
+    head_losses(batch, scale, saved, dhidden, {}, {}, out, pass);
+  }
+  const Profiled profiled("backward");
   backward(batch, dhidden, balance_scale, saved, pass);
   for_each_weight([](Weight& weight) { weight.settle_gradient(); });
   return out;

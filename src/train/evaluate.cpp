@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <numbers>
+#include <utility>
 
 namespace minke::train {
 namespace {
@@ -33,6 +34,11 @@ std::vector<Window> spread(std::vector<Window> windows, int64_t most) {
 
 double EvalDepth::perplexity() const { return std::exp(loss); }
 
+bool Evaluation::loads_known() const {
+  return !routers.empty() &&
+         std::ranges::any_of(routers[0].counts, [](int64_t n) { return n > 0; });
+}
+
 Evaluation evaluate(model::Transformer& model, std::span<const int32_t> tokens,
                     const std::function<int64_t(int64_t, int64_t)>& bytes_of,
                     const EvalOptions& options, const model::Pass& pass) {
@@ -48,9 +54,17 @@ Evaluation evaluate(model::Transformer& model, std::span<const int32_t> tokens,
   Evaluation out;
   out.depth.resize(D);
   int64_t agreed = 0, compared = 0;
-  for (size_t w = 0; w < windows.size(); w += static_cast<size_t>(options.sequences)) {
-    const int64_t B =
-        std::min<int64_t>(options.sequences, std::ssize(windows) - static_cast<int64_t>(w));
+  const auto is_full = [&](const Window& window) { return window.begin + row_tokens <= N; };
+  clear_router_counts(model);
+  for (size_t w = 0, count = 0; w < windows.size(); w += count) {
+    // What lies past the end of the text must not be counted as experts' load: the last windows are
+    // computed apart.
+    const bool full = is_full(windows[w]);
+    for (count = 1; w + count < windows.size() && std::cmp_less(count, options.sequences) &&
+                    is_full(windows[w + count]) == full;) {
+      ++count;
+    }
+    const auto B = static_cast<int64_t>(count);
     // Past the end of the text lies another document, whose tokens nobody counts.
     std::vector<int32_t> rows(static_cast<size_t>(B * row_tokens), 0), documents(rows.size(), 1);
     for (int64_t b = 0; b < B; ++b) {
@@ -65,7 +79,9 @@ Evaluation evaluate(model::Transformer& model, std::span<const int32_t> tokens,
     std::vector<std::vector<int32_t>> likely(D, std::vector<int32_t>(static_cast<size_t>(B * S)));
     const std::vector<std::span<float>> loss_spans(loss.begin(), loss.end());
     const std::vector<std::span<int32_t>> likely_spans(likely.begin(), likely.end());
-    model.evaluate(batch, {}, loss_spans, likely_spans, pass);
+    model::Transformer::Options how;
+    how.counting = full;
+    model.evaluate(batch, how, loss_spans, likely_spans, pass);
 
     for (int64_t b = 0; b < B; ++b) {
       const Window& window = windows[w + static_cast<size_t>(b)];
@@ -93,6 +109,7 @@ Evaluation evaluate(model::Transformer& model, std::span<const int32_t> tokens,
                           static_cast<double>(windows.size()));
     }
   }
+  out.routers = router_loads(model);
   out.tokens = out.depth[0].tokens;
   out.bits_per_byte =
       out.depth[0].loss / std::numbers::ln2 / static_cast<double>(std::max<int64_t>(out.bytes, 1));

@@ -9,7 +9,7 @@
 #include <span>
 #include <vector>
 
-#include "model/transformer.h"
+#include "train/trainer.h"
 
 namespace minke::train {
 
@@ -26,6 +26,11 @@ struct Evaluation {
   // How often depth 1's most likely token is what the trunk, a token later, finds most likely: what
   // greedy speculation would accept. Negative where there is no MTP.
   double acceptance = -1;
+  // Tokens that each expert got, in all windows that the text fills, what came before the counted
+  // half of a window included. Counts are 0 where it fills none.
+  std::vector<RouterLoad> routers;
+  // Whether there are routers, and a window that was counted.
+  bool loads_known() const;
 };
 
 struct EvalOptions {

@@ -1,6 +1,17 @@
 #include "train/metrics.h"
 
+#include <algorithm>
+
 namespace minke::train {
+namespace {
+
+std::vector<double> max_vio_by_layer(const std::vector<RouterLoad>& routers) {
+  std::vector<double> out;
+  for (const RouterLoad& router : routers) out.push_back(router.max_vio());
+  return out;
+}
+
+}  // namespace
 
 MetricsLog::MetricsLog(fs::path path, int64_t step) : path_(std::move(path)) {
   if (fs::exists(path_)) {
@@ -20,7 +31,12 @@ void MetricsLog::write(const nlohmann::json& event) {
   if (!out_) fail("{}: cannot be written (is the disk full?)", path_.string());
 }
 
-nlohmann::json step_event(const StepReport& r) {
+nlohmann::json step_event(const StepReport& r, const std::vector<ProfileEntry>& profile) {
+  nlohmann::json time;
+  for (const char* phase : {"data", "forward", "loss", "backward", "update"}) {
+    const auto entry = std::ranges::find(profile, phase, &ProfileEntry::name);
+    time[phase] = entry == profile.end() ? 0.0 : entry->whole;
+  }
   return {{"event", "step"},
           {"step", r.step},
           {"loss", r.loss},
@@ -29,16 +45,66 @@ nlohmann::json step_event(const StepReport& r) {
           {"learning_rate", r.learning_rate},
           {"gradient_norm", r.gradient_norm},
           {"clipped", r.clipped},
-          {"max_vio", r.worst_max_vio()}};
+          {"max_vio", worst_max_vio(r.routers)},
+          {"max_vio_by_layer", max_vio_by_layer(r.routers)},
+          {"dead_experts", dead_experts(r.routers)},
+          {"time", time}};
+}
+
+nlohmann::json modules_event(const StepReport& r) {
+  nlohmann::json modules = nlohmann::json::array();
+  for (const ModuleNorms& n : r.modules) {
+    modules.push_back({{"module", n.module},
+                       {"gradient", n.gradient},
+                       {"update", n.update},
+                       {"weight", n.weight}});
+    if (n.layer != ModuleNorms::kNoLayer) modules.back()["layer"] = n.layer;
+  }
+  return {{"event", "modules"}, {"step", r.step}, {"modules", modules}};
 }
 
 nlohmann::json routers_event(int64_t step, const std::vector<RouterLoad>& routers) {
   nlohmann::json layers = nlohmann::json::array();
   for (const RouterLoad& r : routers) {
-    layers.push_back(
-        {{"layer", r.layer}, {"counts", r.counts}, {"bias", r.bias}, {"max_vio", r.max_vio()}});
+    layers.push_back({{"layer", r.layer},
+                      {"counts", r.counts},
+                      {"bias", r.bias},
+                      {"max_vio", r.max_vio()},
+                      {"dead_experts", r.dead()}});
   }
   return {{"event", "routers"}, {"step", step}, {"layers", layers}};
+}
+
+nlohmann::json memory_event(int64_t step, const model::StepMemory& planned,
+                            const Trainer& trainer) {
+  return {{"event", "memory"},
+          {"step", step},
+          {"weights", planned.weights},
+          {"gradients", planned.gradients},
+          {"moments", planned.moments},
+          {"operands", planned.operands},
+          {"activations", trainer.peak_activations()},
+          {"workspace", trainer.peak_workspace()},
+          {"resident", resident_memory_bytes()}};
+}
+
+nlohmann::json eval_event(int64_t step, const Evaluation& result) {
+  nlohmann::json losses = nlohmann::json::array();
+  for (const EvalDepth& depth : result.depth) losses.push_back(depth.loss);
+  nlohmann::json event = {{"event", "eval"},
+                          {"step", step},
+                          {"loss", losses},
+                          {"perplexity", result.depth[0].perplexity()},
+                          {"bits_per_byte", result.bits_per_byte},
+                          {"tokens", result.tokens},
+                          {"bytes", result.bytes}};
+  if (result.acceptance >= 0) event["acceptance"] = result.acceptance;
+  if (result.loads_known()) {
+    event["max_vio"] = worst_max_vio(result.routers);
+    event["max_vio_by_layer"] = max_vio_by_layer(result.routers);
+    event["dead_experts"] = dead_experts(result.routers);
+  }
+  return event;
 }
 
 std::vector<nlohmann::json> read_metrics(const fs::path& path) {

@@ -1,20 +1,14 @@
-// metrics.jsonl of a run: one JSON object a line, each with "event" and "step".
-//
-//   step      loss, mtp_loss [by depth], balance, learning_rate, gradient_norm, clipped,
-//             tokens (so far), epochs, tokens_per_second,
-//             peak_share (of the measured peak of the processor),
-//             max_vio (worst layer), seconds (so far)
-//   routers   layers: [{layer, counts, bias, max_vio}], counts summed since the event before
-//   eval      loss [by depth], perplexity, bits_per_byte, tokens, bytes,
-//             whole (all of the held-out text), acceptance (where there is MTP)
-//   sample    prompt, text
-// Losses are means in nats a token.
+// metrics.jsonl of a run: one JSON object a line, each with "event" and "step". docs/METRICS.md has
+// every field of every event, and a test holds what is written to it.
 #pragma once
 
 #include <fstream>
 #include <nlohmann/json.hpp>
 
 #include "base/file.h"
+#include "base/profile.h"
+#include "model/memory.h"
+#include "train/evaluate.h"
 #include "train/trainer.h"
 
 namespace minke::train {
@@ -31,8 +25,12 @@ class MetricsLog {
   std::ofstream out_;
 };
 
-nlohmann::json step_event(const StepReport& report);
+// What of an event the pieces that are passed know; the rest is for the caller to add.
+nlohmann::json step_event(const StepReport& report, const std::vector<ProfileEntry>& profile);
+nlohmann::json modules_event(const StepReport& report);
 nlohmann::json routers_event(int64_t step, const std::vector<RouterLoad>& routers);
+nlohmann::json memory_event(int64_t step, const model::StepMemory& planned, const Trainer& trainer);
+nlohmann::json eval_event(int64_t step, const Evaluation& result);
 
 // All events of a log, in order. Error naming the line that is no JSON object.
 std::vector<nlohmann::json> read_metrics(const fs::path& path);

@@ -16,12 +16,16 @@ Optimizer::Optimizer(model::Transformer& model) : model_(model) {
 
 double Optimizer::gradient_norm() {
   double sum = 0;
-  model_.for_each_weight(
-      [&](model::Weight& weight) { sum += ops::sum_of_squares(weight.gradient()); });
+  gradient_squares_.clear();
+  model_.for_each_weight([&](model::Weight& weight) {
+    gradient_squares_.push_back(ops::sum_of_squares(weight.gradient()));
+    sum += gradient_squares_.back();
+  });
   return std::sqrt(sum);
 }
 
-void Optimizer::step(const Options& options, int64_t step, float gradient_scale) {
+void Optimizer::step(const Options& options, int64_t step, float gradient_scale,
+                     std::vector<ModuleNorms>* norms) {
   ops::AdamW how;
   how.lr = static_cast<float>(learning_rate(options, step));
   how.beta1 = static_cast<float>(options.beta1);
@@ -36,8 +40,23 @@ void Optimizer::step(const Options& options, int64_t step, float gradient_scale)
     const Moments& moments = moments_[i++];
     weight.add_updates(moments.m, moments.v,
                        decays ? static_cast<float>(options.weight_decay) : 0.0F, updates);
+    if (norms == nullptr) return;
+    ModuleNorms& sums = module_of(weight, *norms);
+    sums.gradient += gradient_squares_[i - 1];
+    for (const ops::AdamWUpdate& update : updates) {
+      const OwnedTensor before(DType::kF32, update.weight.shape());
+      ops::convert(before, update.weight);
+      ops::adamw(std::span(&update, 1), how);
+      sums.update += squared_distance(update.weight, before);
+    }
+    sums.weight += ops::sum_of_squares(weight.master());
+    updates.clear();
   });
   ops::adamw(updates, how);
+  if (norms == nullptr) return;
+  for (ModuleNorms& n : *norms) {
+    for (double* sum : {&n.gradient, &n.update, &n.weight}) *sum = std::sqrt(*sum);
+  }
 }
 
 }  // namespace minke::train

@@ -7,6 +7,7 @@
 #include "base/hash.h"
 #include "base/interrupt.h"
 #include "base/log.h"
+#include "base/profile.h"
 #include "base/progress.h"
 #include "base/thread_pool.h"
 #include "base/version.h"
@@ -37,8 +38,8 @@ model::Precision precision_of(const Options& options) {
 
 // Windows of held-out text for a look during training; the whole of it is read at the end.
 constexpr int64_t kWindowsDuringTraining = 64;
-// Router events, for the pictures of expert load.
-constexpr int64_t kRouterEvents = 200;
+// Events of routers, modules and memory in a run: columns of the pictures that are drawn of them.
+constexpr int64_t kPictures = 200;
 constexpr int64_t kSampleTokens = 120;
 // Shares of a run given in minutes that are kept for what is not a step.
 constexpr double kShareOfSteps = 0.94;
@@ -83,7 +84,12 @@ class Run {
   void evaluate_now(bool whole, LiveLine& line);
   void sample_now(LiveLine& line);
   void save(LiveLine& line);
-  bool due(int64_t every, int64_t parts) const;
+  bool due(int64_t every, int64_t parts, int64_t step) const;
+  double flops_per_token() const;
+  model::StepMemory memory() const;
+  void write_start();
+  void write_step(const StepReport& report, const std::vector<ProfileEntry>& profile,
+                  double tokens_per_second);
   double seconds() const { return seconds_before_ + seconds_since(started_); }
 
   RunText text_;
@@ -99,14 +105,13 @@ class Run {
   double peak_ = 0;                // FLOP/s of the processor
   double seconds_before_ = 0;      // of the run before it was resumed
   double bits_per_byte_ = 0;       // the last evaluation's
+  int64_t clipped_ = 0;            // steps
   bool concluded_ = false;         // the whole held-out text was evaluated, after the last step
   Clock::time_point started_ = Clock::now();
 };
 
 void Run::check_resources() const {
-  const auto memory =
-      model::step_memory(config_.model, precision_of(options_), micro_batch(options_), options_.seq,
-                         recompute_of(options_));
+  const model::StepMemory memory = this->memory();
   const auto bytes = [](size_t n) { return format_bytes(static_cast<double>(n)); };
   // Beside the last checkpoint, which a resumed run has already, the one that replaces it.
   const uint64_t disk =
@@ -182,32 +187,81 @@ void Run::resume() {
   for (const auto& event : read_metrics(out_ / "metrics.jsonl")) {
     seconds_before_ = event.value("seconds", seconds_before_);
     bits_per_byte_ = event.value("bits_per_byte", bits_per_byte_);
+    clipped_ += event.value("clipped", false) ? 1 : 0;
     concluded_ = concluded_ || event.value("whole", false);
   }
   log::info("resuming after step {} of {}", trainer_->done(), options_.steps);
 }
 
-bool Run::due(int64_t every, int64_t parts) const {
+bool Run::due(int64_t every, int64_t parts, int64_t step) const {
   const int64_t interval = every > 0 ? every : std::max<int64_t>(1, options_.steps / parts);
-  return trainer_->done() % interval == 0;
+  return step % interval == 0;
+}
+
+double Run::flops_per_token() const {
+  return model::train_flops_per_token(config_.model, options_.seq,
+                                      config_.model.num_nextn_predict_layers)
+      .total();
+}
+
+model::StepMemory Run::memory() const {
+  return model::step_memory(config_.model, precision_of(options_), micro_batch(options_),
+                            options_.seq, recompute_of(options_));
+}
+
+void Run::write_start() {
+  const auto counts = model::count_parameters(config_.model);
+  metrics_->write(
+      {{"event", "start"},
+       {"step", trainer_->done()},
+       {"steps", options_.steps},
+       {"unix_time",
+        std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count()},
+       {"seconds", seconds()},
+       {"parameters", counts.total.total()},
+       {"active_parameters", counts.active.without_embedding()},
+       {"flops_per_token", flops_per_token()},
+       {"peak_flops", peak_},
+       {"threads", thread_count()},
+       {"instruction_set", ops::isa_name()},
+       {"precision", options_.precision}});
+}
+
+void Run::write_step(const StepReport& r, const std::vector<ProfileEntry>& profile,
+                     double tokens_per_second) {
+  clipped_ += r.clipped ? 1 : 0;
+  nlohmann::json event = step_event(r, profile);
+  event["clip_rate"] = static_cast<double>(clipped_) / static_cast<double>(r.step);
+  event["tokens"] = r.step * r.tokens;
+  event["epochs"] = stream_.epochs(r.step * options_.batch);
+  event["tokens_per_second"] = tokens_per_second;
+  event["mfu"] = tokens_per_second * flops_per_token() / peak_;
+  event["seconds"] = seconds();
+  metrics_->write(event);
+  add_loads(loads_, r.routers);
+  if (!due(0, kPictures, r.step)) return;
+  metrics_->write(routers_event(r.step, loads_));
+  loads_.clear();
+  metrics_->write(modules_event(r));
+  metrics_->write(memory_event(r.step, memory(), *trainer_));
 }
 
 void Run::show(const StepReport& r, double rate, LiveLine& line) const {
   if (!line.due()) return;
-  const auto flops = model::train_flops_per_token(config_.model, options_.seq,
-                                                  config_.model.num_nextn_predict_layers);
   const double left =
       static_cast<double>(options_.steps - r.step) * static_cast<double>(r.tokens) / rate;
   std::string text = fmt::format("step {}/{}  loss {:.3f}", r.step, options_.steps, r.loss);
   if (!r.mtp_loss.empty()) text += fmt::format("  mtp {:.3f}", r.mtp_loss[0]);
   if (bits_per_byte_ > 0) text += fmt::format("  valid {:.3f} bits/byte", bits_per_byte_);
   text += fmt::format("  {} tok/s  {:.0f}% of peak  MaxVio {:.2f}  {} left", format_count(rate),
-                      100 * rate * flops.total() / peak_, r.worst_max_vio(), format_duration(left));
+                      100 * rate * flops_per_token() / peak_, worst_max_vio(r.routers),
+                      format_duration(left));
   line.show(text);
 }
 
 void Run::evaluate_now(bool whole, LiveLine& line) {
   if (text_.held_out().tokens.size() < 2) return;
+  const auto start = Clock::now();
   EvalOptions how;
   how.window = options_.seq / 2 * 2;
   how.max_windows = whole ? 0 : kWindowsDuringTraining;
@@ -219,17 +273,9 @@ void Run::evaluate_now(bool whole, LiveLine& line) {
       [&](int64_t first, int64_t last) { return text_.held_out_bytes(first, last); }, how,
       trainer_->pass());
   bits_per_byte_ = result.bits_per_byte;
-  nlohmann::json losses = nlohmann::json::array();
-  for (const EvalDepth& depth : result.depth) losses.push_back(depth.loss);
-  nlohmann::json event = {{"event", "eval"},
-                          {"step", trainer_->done()},
-                          {"loss", losses},
-                          {"perplexity", result.depth[0].perplexity()},
-                          {"bits_per_byte", result.bits_per_byte},
-                          {"tokens", result.tokens},
-                          {"bytes", result.bytes},
-                          {"whole", whole}};
-  if (result.acceptance >= 0) event["acceptance"] = result.acceptance;
+  nlohmann::json event = eval_event(trainer_->done(), result);
+  event["whole"] = whole;
+  event["took"] = seconds_since(start);
   metrics_->write(event);
   line.keep(fmt::format("step {}: held-out text{}: {:.4f} bits a byte, loss {:.4f}",
                         trainer_->done(), whole ? "" : " (a part of it)", result.bits_per_byte,
@@ -237,6 +283,7 @@ void Run::evaluate_now(bool whole, LiveLine& line) {
 }
 
 void Run::sample_now(LiveLine& line) {
+  const auto start = Clock::now();
   model_.prepare_decode();
   std::vector<int32_t> prompt = {text_.bos()};
   const auto given = text_.encode(options_.sample_prompt);
@@ -257,13 +304,16 @@ void Run::sample_now(LiveLine& line) {
   metrics_->write({{"event", "sample"},
                    {"step", trainer_->done()},
                    {"prompt", options_.sample_prompt},
-                   {"text", written}});
+                   {"text", written},
+                   {"took", seconds_since(start)}});
   line.keep(fmt::format("step {}: {}{}", trainer_->done(), options_.sample_prompt, written));
 }
 
 void Run::save(LiveLine& line) {
   line.show("saving");
+  const auto start = Clock::now();
   save_state(out_ / "checkpoint", model_, config_, *trainer_, identity_, text_.tokenizer_folder());
+  metrics_->write({{"event", "save"}, {"step", trainer_->done()}, {"took", seconds_since(start)}});
 }
 
 RunResult Run::train() {
@@ -275,33 +325,20 @@ RunResult Run::train() {
   double rate = 0;
   const int64_t last =
       options_.stop_at > 0 ? std::min(options_.stop_at, options_.steps) : options_.steps;
+  if (trainer_->done() < last) write_start();
   while (trainer_->done() < last && !interrupted()) {
     const auto start = Clock::now();
-    const StepReport report = trainer_->step();
+    start_profile();
+    const StepReport report = trainer_->step(
+        due(0, kPictures, trainer_->done() + 1) ? Trainer::Look::kModules : Trainer::Look::kUsual);
     const double now = static_cast<double>(report.tokens) / seconds_since(start);
     rate = rate == 0 ? now : 0.9 * rate + 0.1 * now;
-
-    nlohmann::json event = step_event(report);
-    event["tokens"] = report.step * report.tokens;
-    event["epochs"] = stream_.epochs(report.step * options_.batch);
-    event["tokens_per_second"] = now;
-    event["peak_share"] = now *
-                          model::train_flops_per_token(config_.model, options_.seq,
-                                                       config_.model.num_nextn_predict_layers)
-                              .total() /
-                          peak_;
-    event["seconds"] = seconds();
-    metrics_->write(event);
-    add_loads(loads_, report.routers);
-    if (due(0, kRouterEvents)) {
-      metrics_->write(routers_event(report.step, loads_));
-      loads_.clear();
-    }
+    write_step(report, finish_profile(), now);
     show(report, rate, line);
     if (report.step == options_.steps) continue;
-    if (due(options_.eval_every, 10)) evaluate_now(false, line);
-    if (due(options_.sample_every, 5)) sample_now(line);
-    if (due(options_.save_every, 5)) {
+    if (due(options_.eval_every, 10, report.step)) evaluate_now(false, line);
+    if (due(options_.sample_every, 5, report.step)) sample_now(line);
+    if (due(options_.save_every, 5, report.step)) {
       save(line);
       saved_at = report.step;
     }

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <numeric>
 
+#include "base/profile.h"
 #include "model/memory.h"
 
 namespace minke::train {
@@ -32,10 +33,38 @@ double RouterLoad::max_vio() const {
   return most * static_cast<double>(counts.size()) / sum - 1;
 }
 
-double StepReport::worst_max_vio() const {
+int64_t RouterLoad::dead() const { return std::ranges::count(counts, 0); }
+
+double worst_max_vio(const std::vector<RouterLoad>& routers) {
   double worst = 0;
   for (const RouterLoad& router : routers) worst = std::max(worst, router.max_vio());
   return worst;
+}
+
+int64_t dead_experts(const std::vector<RouterLoad>& routers) {
+  int64_t dead = 0;
+  for (const RouterLoad& router : routers) dead += router.dead();
+  return dead;
+}
+
+std::vector<RouterLoad> router_loads(model::Transformer& model) {
+  std::vector<RouterLoad> out;
+  model.for_each_router([&](int64_t layer, model::Router& router) {
+    const auto counts = router.counts_E.span<int64_t>();
+    RouterLoad load{layer, {counts.begin(), counts.end()}, {}};
+    if (router.has_bias()) {
+      const auto bias = router.bias_E.span<float>();
+      load.bias.assign(bias.begin(), bias.end());
+    }
+    out.push_back(std::move(load));
+  });
+  return out;
+}
+
+void clear_router_counts(model::Transformer& model) {
+  model.for_each_router([](int64_t, model::Router& router) {
+    std::ranges::fill(router.counts_E.span<int64_t>(), 0);
+  });
 }
 
 Trainer::Trainer(model::Transformer& model, const Options& options, RowSource rows)
@@ -49,7 +78,7 @@ Trainer::Trainer(model::Transformer& model, const Options& options, RowSource ro
   model_.prepare(true);
 }
 
-StepReport Trainer::step() {
+StepReport Trainer::step(Look look) {
   const int64_t depths = model_.config().num_nextn_predict_layers;
   const int64_t row_tokens = options_.seq + 1 + depths, batch = options_.batch;
   StepReport report;
@@ -58,9 +87,13 @@ StepReport Trainer::step() {
   report.tokens = batch * options_.seq;
 
   std::vector<int32_t> tokens(static_cast<size_t>(batch * row_tokens)), documents(tokens.size());
-  for (int64_t i = 0; i < batch; ++i) {
-    const auto at = static_cast<size_t>(i * row_tokens), n = static_cast<size_t>(row_tokens);
-    rows_(done_ * batch + i, std::span(tokens).subspan(at, n), std::span(documents).subspan(at, n));
+  {
+    const Profiled profiled("data");
+    for (int64_t i = 0; i < batch; ++i) {
+      const auto at = static_cast<size_t>(i * row_tokens), n = static_cast<size_t>(row_tokens);
+      rows_(done_ * batch + i, std::span(tokens).subspan(at, n),
+            std::span(documents).subspan(at, n));
+    }
   }
   const auto part = [&](int64_t first, int64_t count) {
     const auto at = static_cast<size_t>(first * row_tokens);
@@ -82,9 +115,7 @@ StepReport Trainer::step() {
   const auto balance_scale = static_cast<float>(options_.alpha / static_cast<double>(batch));
 
   model_.clear_gradients();
-  model_.for_each_router([](int64_t, model::Router& router) {
-    std::ranges::fill(router.counts_E.span<int64_t>(), 0);
-  });
+  clear_router_counts(model_);
   std::vector<model::Transformer::DepthLoss> sums(static_cast<size_t>(depths) + 1);
   for (int64_t first = 0; first < batch; first += micro_batch(options_)) {
     const int64_t count = std::min(micro_batch(options_), batch - first);
@@ -103,6 +134,7 @@ StepReport Trainer::step() {
   };
   report.loss = mean(0);
   for (size_t k = 1; k < sums.size(); ++k) report.mtp_loss.push_back(mean(k));
+  const Profiled profiled("update");
   report.gradient_norm = optimizer_.gradient_norm();
   if (!std::isfinite(report.loss) || !std::isfinite(report.gradient_norm)) {
     fail(
@@ -113,19 +145,13 @@ StepReport Trainer::step() {
 
   report.clipped = options_.clip > 0 && report.gradient_norm > options_.clip;
   const double factor = report.clipped ? options_.clip / report.gradient_norm : 1.0;
-  optimizer_.step(options_, report.step, static_cast<float>(factor));
-  model_.for_each_router([&](int64_t layer, model::Router& router) {
-    RouterLoad load;
-    load.layer = layer;
-    const auto counts = router.counts_E.span<int64_t>();
-    load.counts.assign(counts.begin(), counts.end());
-    if (router.has_bias()) {
-      ops::update_bias(router.bias_E, router.counts_E, static_cast<float>(options_.gamma));
-      const auto bias = router.bias_E.span<float>();
-      load.bias.assign(bias.begin(), bias.end());
-    }
-    report.routers.push_back(std::move(load));
+  optimizer_.step(options_, report.step, static_cast<float>(factor),
+                  look == Look::kModules ? &report.modules : nullptr);
+  model_.for_each_router([&](int64_t, model::Router& router) {
+    if (!router.has_bias()) return;
+    ops::update_bias(router.bias_E, router.counts_E, static_cast<float>(options_.gamma));
   });
+  report.routers = router_loads(model_);
   ++done_;
   return report;
 }

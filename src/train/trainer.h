@@ -24,7 +24,14 @@ struct RouterLoad {
   std::vector<float> bias;      // after the step's update; empty where the router has none
   // max_i count_i / mean(count) - 1 (LF paper).
   double max_vio() const;
+  // Experts that got nothing.
+  int64_t dead() const;
 };
+double worst_max_vio(const std::vector<RouterLoad>& routers);
+int64_t dead_experts(const std::vector<RouterLoad>& routers);
+// What every router of the model counted since its counts were last cleared, and its bias.
+std::vector<RouterLoad> router_loads(model::Transformer& model);
+void clear_router_counts(model::Transformer& model);
 
 struct StepReport {
   int64_t step = 0;
@@ -35,7 +42,7 @@ struct StepReport {
   bool clipped = false;
   int64_t tokens = 0;
   std::vector<RouterLoad> routers;
-  double worst_max_vio() const;
+  std::vector<ModuleNorms> modules;  // where asked for
 };
 
 class Trainer {
@@ -44,8 +51,10 @@ class Trainer {
   Trainer(model::Transformer& model, const Options& options, RowSource rows);
 
   // Computes step done() + 1. Error where the loss or a gradient is not finite: nothing was changed
-  // then.
-  StepReport step();
+  // then. With norms by module it takes a little longer, and computes the same. Pieces that a
+  // profile sees: data, forward, loss, backward, update.
+  enum class Look { kUsual, kModules };
+  StepReport step(Look look = Look::kUsual);
 
   int64_t done() const { return done_; }
   void resume_at(int64_t done) { done_ = done; }

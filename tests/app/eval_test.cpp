@@ -36,6 +36,7 @@ TEST(Eval, IsTheFigureThatTrainingEndedWith) {
   EXPECT_NEAR(bits, last, std::ldexp(last, -8));
   EXPECT_THAT(said.out, HasSubstr("MTP depth 1"));
   EXPECT_THAT(said.out, HasSubstr("second token accepted"));
+  EXPECT_THAT(said.out, HasSubstr("MaxVio"));
 
   // The same text, token by token: it adds up to every byte and every bit.
   const std::string text = read_file(runs.path("valid.txt"));

@@ -316,35 +316,5 @@ TEST(Train, FlagsComeFromAFileAndTheLineWins) {
   }
 }
 
-TEST(Train, MetricsHoldWhatTheirSchemaSays) {
-  const SmallRuns runs;
-  expect_success(run_program(runs.flags("run", {"--steps", "10", "--eval-every", "5"})));
-  std::istringstream lines(read_file(runs.path("run/metrics.jsonl")));
-  std::map<std::string, int> events;
-  for (std::string line; std::getline(lines, line);) {
-    const auto event = nlohmann::json::parse(line);
-    const std::string kind = event.at("event");
-    ++events[kind];
-    const std::map<std::string, std::vector<std::string>> fields = {
-        {"step",
-         {"step", "loss", "mtp_loss", "balance", "learning_rate", "gradient_norm", "clipped",
-          "tokens", "epochs", "tokens_per_second", "peak_share", "seconds", "max_vio"}},
-        {"routers", {"step", "layers"}},
-        {"eval", {"step", "loss", "perplexity", "bits_per_byte", "tokens", "bytes", "whole"}},
-        {"sample", {"step", "prompt", "text"}}};
-    ASSERT_TRUE(fields.contains(kind)) << line;
-    for (const std::string& field : fields.at(kind)) EXPECT_TRUE(event.contains(field)) << field;
-  }
-  EXPECT_EQ(events["step"], 10);
-  EXPECT_EQ(events["eval"], 2);
-  EXPECT_GT(events["routers"], 0);
-  EXPECT_GT(events["sample"], 0);
-
-  // A finished run that is resumed has nothing to add.
-  const std::string before = read_file(runs.path("run/metrics.jsonl"));
-  expect_success(run_program({"train", "--resume", runs.path("run"), "--no-report"}));
-  EXPECT_EQ(read_file(runs.path("run/metrics.jsonl")), before);
-}
-
 }  // namespace
 }  // namespace minke

@@ -180,6 +180,9 @@ TEST(FolderLock, DiesWithItsProcess) {
 
 TEST(Resources, AreMoreThanNothing) {
   EXPECT_GT(free_memory_bytes(), uint64_t{1} << 20);
+  const uint64_t before = resident_memory_bytes();
+  const std::vector<char> touched(size_t{64} << 20, 'x');
+  EXPECT_GE(resident_memory_bytes(), before + touched.size() / 2);
   const TemporaryFolder folder;
   EXPECT_GT(free_disk_bytes(folder / "not" / "yet"), 0U);
 }

@@ -26,6 +26,8 @@ TEST(Profile, APieceDoesNotCountThePiecesInside) {
   EXPECT_EQ(entries[1].name, "outer");
   EXPECT_GE(entries[0].seconds, 0.04);
   EXPECT_GE(entries[1].seconds, 0.01);
+  EXPECT_DOUBLE_EQ(entries[0].whole, entries[0].seconds);
+  EXPECT_NEAR(entries[1].whole, entries[0].seconds + entries[1].seconds, 1e-9);
 }
 
 TEST(Profile, NothingIsCountedUnasked) {

@@ -110,6 +110,39 @@ TEST_P(TrainerTest, BiasMovesTowardsIdleExperts) {
   }
 }
 
+// A look at the modules changes nothing, and says what the step changed.
+TEST_P(TrainerTest, NormsByModuleAreOfTheStepThatIsTaken) {
+  for (const auto precision : {model::Precision::kF32, model::Precision::kBF16}) {
+    TinyRun plain(tiny_options(), precision), looked(tiny_options(), precision);
+    for (int i = 0; i < 3; ++i) {
+      std::vector<std::vector<float>> before;
+      looked.model.for_each_weight([&](model::Weight& w) {
+        const auto values = w.master().span<float>();
+        before.emplace_back(values.begin(), values.end());
+      });
+      plain.trainer.step();
+      const StepReport report = looked.trainer.step(Trainer::Look::kModules);
+      EXPECT_TRUE(state_bytes(plain.model, plain.trainer) ==
+                  state_bytes(looked.model, looked.trainer));
+      double squares = 0, stated = 0;
+      size_t n = 0;
+      looked.model.for_each_weight([&](model::Weight& w) {
+        const auto after = w.master().span<float>();
+        for (size_t j = 0; j < after.size(); ++j) {
+          squares += std::pow(static_cast<double>(after[j]) - before[n][j], 2);
+        }
+        ++n;
+      });
+      for (const ModuleNorms& m : report.modules) stated += m.update * m.update;
+      EXPECT_NEAR(std::sqrt(stated), std::sqrt(squares), 1e-12 * std::sqrt(squares));
+      // Of two layers and an MTP module, the first dense: attention and norms three times, experts,
+      // router and shared expert twice, one ffn, the projection, and the last norm; embedding,
+      // head.
+      EXPECT_EQ(report.modules.size(), 3U + 3 + 2 + 2 + 2 + 1 + 1 + 1 + 1 + 1);
+    }
+  }
+}
+
 TEST_P(TrainerTest, NonFiniteLossLeavesTheWeights) {
   TinyRun run(tiny_options(), model::Precision::kF32);
   run.trainer.step();
