@@ -12,7 +12,6 @@
 #include <vector>
 
 #include "base/error.h"
-#include "base/file.h"
 #include "base/small_disk.h"
 
 namespace minke {
