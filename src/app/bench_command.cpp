@@ -244,7 +244,7 @@ void add_bench_command(CLI::App& app) {
   const auto t = std::make_shared<TokenizerArguments>();
   CLI::App* tokenizer = command->add_subcommand("tokenizer", "Encoding of a text, in one thread");
   tokenizer->footer("Example:\n  minke bench tokenizer runs/first books/emma.txt");
-  tokenizer->add_option("tokenizer", t->tokenizer, "A folder with tokenizer.json, or a run's")
+  tokenizer->add_option("tokenizer", t->tokenizer, "A folder with a tokenizer, or a run's")
       ->required();
   tokenizer->add_option("file", t->file, "A file of text")->required();
   tokenizer->add_flag("--json", t->json, "A JSON object");

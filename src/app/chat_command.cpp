@@ -27,6 +27,7 @@ Examples:
 struct Options {
   TextOptions text;
   std::string system;
+  bool thinking = false;
 };
 
 // Ctrl-C stops an answer, and never the conversation: it only sets this.
@@ -85,15 +86,22 @@ class Lines {
 // What has been said, and how the next answer begins.
 class Conversation {
  public:
-  Conversation(const infer::TextModel& model, const std::string& system)
-      : model_(model), tuned_(text::has_chat_format(model.tokenizer())) {
-    if (!tuned_ && !model.tokenizer().chat_template().empty()) {
-      fail("the model's chat_template is of no format that minke knows; `minke generate` works");
+  Conversation(const infer::TextModel& model, const std::string& system, bool thinking)
+      : model_(model), format_(text::chat_format(model.tokenizer())) {
+    if (!format_ && !model.tokenizer().chat_template().empty()) {
+      fail(
+          "the model's chat_template is of no format that minke knows (DeepSeek-V2, V3, R1, V3.1, "
+          "Kimi-K2), so it would be asked in other words than it was tuned to; `minke generate` "
+          "works");
     }
-    if (!tuned_ && !system.empty()) {
+    if (!format_ && !system.empty()) {
       fail("--system: this model was never tuned to chat, so it knows no instructions");
     }
-    if (!tuned_) {
+    if (thinking && (!format_ || format_->kind != text::ChatFormat::Kind::kDeepSeekV31)) {
+      fail("--thinking: only DeepSeek-V3.1's format leaves the choice");
+    }
+    options_.thinking = thinking;
+    if (!format_) {
       fmt::print(stderr,
                  "this model was never tuned to chat (no chat_template in tokenizer_config.json): "
                  "it continues what you write\n");
@@ -109,10 +117,10 @@ class Conversation {
   }
 
   std::vector<int32_t> prompt(const std::string& line) const {
-    if (!tuned_) return model_.encode_document(text_before_line() + line);
+    if (!format_) return model_.encode_document(text_before_line() + line);
     std::vector<text::Message> messages = messages_;
     messages.push_back({"user", line});
-    return text::encode_chat(model_.tokenizer(), messages, true);
+    return text::encode_chat(model_.tokenizer(), *format_, messages, options_);
   }
   void add(const std::string& line, const std::string& answer) {
     text_ = text_before_line() + line + answer;
@@ -126,7 +134,8 @@ class Conversation {
   }
 
   const infer::TextModel& model_;
-  bool tuned_;
+  std::optional<text::ChatFormat> format_;
+  text::ChatOptions options_;
   std::vector<text::Message> system_, messages_;
   std::string text_;  // all of it, where the model only continues
 };
@@ -153,7 +162,7 @@ void answer(infer::TextModel& model, const Options& options, Conversation& conve
 void run(const Options& options) {
   options.text.sampling.check();
   infer::TextModel model(options.text.model, precision_of(options.text), options.text.prefill_rows);
-  Conversation conversation(model, options.system);
+  Conversation conversation(model, options.system, options.thinking);
   catch_ctrl_c();
   Lines lines;
   while (const std::optional<std::string> line = lines.next()) {
@@ -180,6 +189,7 @@ void add_chat_command(CLI::App& app) {
   command->footer(kFooter);
   add_text_options(*command, options->text);
   command->add_option("--system", options->system, "What the model is told before all else");
+  command->add_flag("--thinking", options->thinking, "DeepSeek-V3.1: think before each answer");
   command->callback([options] { run(*options); });
 }
 

@@ -71,8 +71,7 @@ std::string statistics(const infer::Generation& g) {
 
 text::Tokenizer load_tokenizer(const std::string& folder) {
   const fs::path path = folder;
-  return text::Tokenizer::load(
-      fs::exists(path / "tokenizer.json") ? path : checkpoint::model_folder(path));
+  return text::Tokenizer::load(text::has_tokenizer(path) ? path : checkpoint::model_folder(path));
 }
 
 }  // namespace minke::app

@@ -149,8 +149,7 @@ void add_tokenizer_command(CLI::App& app) {
     const auto conversion = std::make_shared<Conversion>();
     CLI::App* sub = command->add_subcommand(name, help);
     sub->footer(footer);
-    sub->add_option("DIR", conversion->folder, "A folder with tokenizer.json, or a run's")
-        ->required();
+    sub->add_option("DIR", conversion->folder, "A folder with a tokenizer, or a run's")->required();
     sub->add_flag("--jsonl", conversion->lines, "A JSON object a line, in and out");
     sub->callback([conversion, convert] { convert(conversion->folder, conversion->lines); });
   };

@@ -146,7 +146,7 @@ Generation Generator::generate(std::span<const int32_t> prompt, const Sampling& 
                                const ShouldStop& should_stop) {
   if (max_tokens < 1) fail("max-tokens {}: must be 1 or more", max_tokens);
   check_prompt(prompt);
-  Sampler sampler(sampling, options_.vocabulary);
+  Sampler sampler(sampling, options_.vocabulary, options_.holes);
   Generation out;
   out.reused = keep_common(prompt);
   const auto stopped = [&out](Stop why) {

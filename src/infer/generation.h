@@ -42,6 +42,7 @@ class Generator {
  public:
   struct Options {
     int64_t vocabulary = 0;                // the tokenizer's; 0: the model's
+    std::vector<int32_t> holes = {};       // ids below it that are no tokens
     std::vector<int32_t> end_tokens = {};  // any of these ends the text
     int64_t context = 0;        // tokens of prompt and answer together; 0: the model's most
     int64_t prefill_rows = 64;  // tokens of the prompt computed at once

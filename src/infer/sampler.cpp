@@ -31,23 +31,27 @@ void Sampling::check() const {
   if (!(min_p >= 0 && min_p <= 1)) fail("min-p {}: must be from 0 (all) to 1", min_p);
 }
 
-Sampler::Sampler(const Sampling& sampling, int64_t vocabulary)
-    : sampling_(sampling), vocabulary_(vocabulary) {
+Sampler::Sampler(const Sampling& sampling, int64_t vocabulary, std::span<const int32_t> holes)
+    : sampling_(sampling),
+      vocabulary_(vocabulary),
+      token_(static_cast<size_t>(std::max<int64_t>(vocabulary, 0)), true) {
   sampling_.check();
-  MINKE_CHECK(vocabulary > 0, "a vocabulary of {}", vocabulary);
+  for (const int32_t hole : holes) token_.at(static_cast<size_t>(hole)) = false;
+  MINKE_CHECK(std::ranges::find(token_, true) != token_.end(), "a vocabulary of no tokens");
 }
 
 int32_t Sampler::likeliest(std::span<const float> logits_V) const {
   MINKE_CHECK(static_cast<int64_t>(logits_V.size()) >= vocabulary_, "{} logits, {} tokens",
               logits_V.size(), vocabulary_);
-  int32_t best = 0;
+  int32_t best = -1;
   for (int32_t id = 0; id < vocabulary_; ++id) {
+    if (!token_[static_cast<size_t>(id)]) continue;
     const float logit = logits_V[static_cast<size_t>(id)];
     if (!std::isfinite(logit)) {
       fail("the logit of token {} is {}: the model's weights are damaged, or have diverged", id,
            logit);
     }
-    if (logit > logits_V[static_cast<size_t>(best)]) best = id;
+    if (best < 0 || logit > logits_V[static_cast<size_t>(best)]) best = id;
   }
   return best;
 }
@@ -61,6 +65,7 @@ const std::vector<Sampler::Candidate>& Sampler::candidates(std::span<const float
   }
   const double most = logits_V[static_cast<size_t>(best)];
   for (int32_t id = 0; id < vocabulary_; ++id) {
+    if (!token_[static_cast<size_t>(id)]) continue;
     const double logit = logits_V[static_cast<size_t>(id)];
     // Relative to the likeliest, which is 1: nothing overflows. 0 once it is below any double.
     const double p = std::exp((logit - most) / sampling_.temperature);

@@ -1,7 +1,8 @@
 // Which token comes next: from a row of logits to an id.
 //
 // The order is Hugging Face's: temperature, then top-k, then top-p of what is left, then min-p.
-// Ids from the tokenizer's vocabulary on (padding rows of the head) are never candidates.
+// Ids that are no tokens (padding rows of the head: those from the vocabulary on, and holes in it)
+// are never candidates.
 #pragma once
 
 #include <cstdint>
@@ -28,8 +29,8 @@ class Sampler {
     double p = 0;
   };
 
-  // vocabulary: ids below it are tokens. Checks the sampling.
-  Sampler(const Sampling& sampling, int64_t vocabulary);
+  // vocabulary: ids below it are tokens, save the holes. Checks the sampling.
+  Sampler(const Sampling& sampling, int64_t vocabulary, std::span<const int32_t> holes = {});
 
   // The distribution that sample() draws from: at least one candidate, each p > 0, their sum 1 up
   // to rounding. Error when a token's logit is not finite.
@@ -45,6 +46,7 @@ class Sampler {
 
   Sampling sampling_;
   int64_t vocabulary_;
+  std::vector<bool> token_;  // by id: whether it is one
   std::vector<Candidate> candidates_;
 };
 

@@ -1,6 +1,7 @@
 #include "infer/text_model.h"
 
 #include "base/error.h"
+#include "text/chat.h"
 
 namespace minke::infer {
 
@@ -12,14 +13,19 @@ TextModel::TextModel(const fs::path& folder, model::Precision precision, int64_t
 Generator::Options TextModel::options(int64_t prefill_rows) const {
   Generator::Options out;
   out.vocabulary = tokenizer_.vocabulary();
+  out.holes = tokenizer_.holes();
   if (out.vocabulary > loaded_.config.model.vocab_size) {
-    fail("{}: its tokenizer.json has {} tokens, its config.json {}: they do not belong together",
+    fail("{}: its tokenizer has {} tokens, its config.json {}: they do not belong together",
          loaded_.folder.string(), out.vocabulary, loaded_.config.model.vocab_size);
   }
   for (const int64_t id : loaded_.config.model.eos_token_id) {
     out.end_tokens.push_back(static_cast<int32_t>(id));
   }
   if (tokenizer_.eos()) out.end_tokens.push_back(*tokenizer_.eos());
+  if (const auto format = text::chat_format(tokenizer_)) {
+    const auto end = tokenizer_.added_id(text::end_of_answer(*format));
+    if (end) out.end_tokens.push_back(*end);
+  }
   out.prefill_rows = prefill_rows;
   return out;
 }

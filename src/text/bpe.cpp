@@ -1,10 +1,12 @@
 #include "text/bpe.h"
 
+#include <algorithm>
 #include <bit>
 #include <limits>
 #include <queue>
 
 #include "base/error.h"
+#include "text/utf8.h"
 
 namespace minke::text {
 namespace {
@@ -22,18 +24,18 @@ constexpr size_t kShort = 48;
 
 }  // namespace
 
-Bpe::Bpe(std::vector<int32_t> byte_ids, const std::vector<Merge>& merges)
-    : byte_ids_(std::move(byte_ids)), table_(std::bit_ceil(2 * merges.size() + 2)) {
-  MINKE_CHECK(byte_ids_.size() == 256);
-  int32_t rank = 0;
+Bpe::Bpe(Symbols symbols, const std::vector<Merge>& merges)
+    : symbols_(std::move(symbols)), table_(std::bit_ceil(2 * merges.size() + 2)) {
+  MINKE_CHECK(symbols_.bytes.size() == 256);
   for (const Merge& merge : merges) {
     const uint64_t pair = pair_of(merge.left, merge.right);
     size_t slot = slot_of(pair, table_.size());
     while (table_[slot].pair != ~uint64_t{0}) {
-      if (table_[slot].pair == pair) fail("merge {} repeats merge {}", rank, table_[slot].rank);
+      if (table_[slot].pair == pair)
+        fail("merge {} repeats merge {}", merge.rank, table_[slot].rank);
       slot = (slot + 1) & (table_.size() - 1);
     }
-    table_[slot] = {pair, rank++, merge.result};
+    table_[slot] = {pair, merge.rank, merge.result};
   }
 }
 
@@ -45,10 +47,27 @@ const Bpe::Entry* Bpe::find(int32_t left, int32_t right) const {
   }
 }
 
+void Bpe::append_symbols(std::string_view piece, std::vector<int32_t>& parts) const {
+  if (symbols_.characters.empty()) {
+    for (const char byte : piece) parts.push_back(symbols_.bytes[static_cast<uint8_t>(byte)]);
+    return;
+  }
+  std::string character;
+  for (size_t at = 0; at < piece.size(); at += character.size()) {
+    character = piece.substr(at, std::max<size_t>(1, character_size(piece.substr(at))));
+    const auto found = symbols_.characters.find(character);
+    if (found != symbols_.characters.end()) {
+      parts.push_back(found->second);
+      continue;
+    }
+    for (const char byte : character) parts.push_back(symbols_.bytes[static_cast<uint8_t>(byte)]);
+  }
+}
+
 void Bpe::encode(std::string_view piece, std::vector<int32_t>& ids) const {
   thread_local std::vector<int32_t> parts;
   parts.clear();
-  for (const char byte : piece) parts.push_back(byte_ids_[static_cast<uint8_t>(byte)]);
+  append_symbols(piece, parts);
   if (parts.size() <= kShort) {
     encode_short(parts);
   } else {

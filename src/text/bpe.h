@@ -2,22 +2,29 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <string_view>
 #include <unordered_map>
-#include <utility>
 #include <vector>
 
 namespace minke::text {
 
 struct Merge {
   int32_t left = 0, right = 0, result = 0;
+  int32_t rank = 0;  // the lowest is applied first; of equals the leftmost
+};
+
+// The tokens that a piece is before anything is merged.
+struct Symbols {
+  std::vector<int32_t> bytes;  // of each single byte
+  // Of each character that has a token; any other is its bytes. Empty: every character is.
+  std::unordered_map<std::string, int32_t> characters = {};
 };
 
 class Bpe {
  public:
-  // byte_ids: the token of each single byte. merges in order of rank: the lowest is applied first.
   // Error for a pair that is merged twice.
-  Bpe(std::vector<int32_t> byte_ids, const std::vector<Merge>& merges);
+  Bpe(Symbols symbols, const std::vector<Merge>& merges);
 
   // Appends the tokens of a piece (any bytes).
   void encode(std::string_view piece, std::vector<int32_t>& ids) const;
@@ -28,10 +35,11 @@ class Bpe {
     int32_t rank = 0, result = 0;
   };
   const Entry* find(int32_t left, int32_t right) const;
+  void append_symbols(std::string_view piece, std::vector<int32_t>& parts) const;
   void encode_short(std::vector<int32_t>& parts) const;
   void encode_long(std::vector<int32_t>& parts) const;
 
-  std::vector<int32_t> byte_ids_;
+  Symbols symbols_;
   std::vector<Entry> table_;  // open addressing; a power of two
 };
 

@@ -14,8 +14,10 @@ constexpr std::string_view kSpaces =
     "\\t-\\r\\x20\\x{85}\\x{a0}\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}\\x{202f}\\x{205f}\\x{"
     "3000}";
 
-// Spells \s and \S out.
-std::string with_spaces(std::string_view pattern) {
+// A pattern of the tokenizers library in PCRE2's words. \s and \S are spelled out. A script is the
+// property Script, where PCRE2 would take Script_Extensions. Error for what would mean something
+// else: sets within a class, and their intersections.
+std::string in_pcre2(std::string_view pattern) {
   std::string out;
   bool in_class = false;
   for (size_t i = 0; i < pattern.size(); ++i) {
@@ -28,10 +30,21 @@ std::string with_spaces(std::string_view pattern) {
         out += fmt::format("[^{}]", kSpaces);
       } else {
         out += {'\\', next};
+        const bool script = (next == 'p' || next == 'P') &&
+                            pattern.substr(i + 1).starts_with('{') &&
+                            pattern.substr(i + 1).find('}') > 3;
+        if (script) {
+          out += "{sc:";
+          ++i;
+        }
       }
       continue;
     }
-    if (c == '[' && !in_class) {
+    if (c == '[' && in_class) fail("tokenizer pattern {}: a set within a class", pattern);
+    if (in_class && pattern.substr(i).starts_with("&&")) {
+      fail("tokenizer pattern {}: an intersection of classes", pattern);
+    }
+    if (c == '[') {
       in_class = true;
     } else if (c == ']') {
       in_class = false;
@@ -61,13 +74,14 @@ struct Splitter::Compiled {
 Splitter::Splitter(std::vector<std::string> patterns)
     : patterns_(std::move(patterns)), deepseek_v3_(patterns_ == deepseek_v3_patterns()) {
   for (const std::string& pattern : patterns_) {
-    const std::string spelled = with_spaces(pattern);
+    const std::string spelled = in_pcre2(pattern);
     int error = 0;
     size_t at = 0;
     auto compiled = std::make_unique<Compiled>();
-    compiled->code =
-        pcre2_compile(reinterpret_cast<PCRE2_SPTR>(spelled.data()), spelled.size(),
-                      PCRE2_UTF | PCRE2_UCP | PCRE2_MATCH_INVALID_UTF, &error, &at, nullptr);
+    // The library's $ is the end of any line.
+    constexpr uint32_t kOptions = PCRE2_UTF | PCRE2_UCP | PCRE2_MATCH_INVALID_UTF | PCRE2_MULTILINE;
+    compiled->code = pcre2_compile(reinterpret_cast<PCRE2_SPTR>(spelled.data()), spelled.size(),
+                                   kOptions, &error, &at, nullptr);
     if (compiled->code == nullptr) {
       unsigned char message[256] = {};
       pcre2_get_error_message(error, message, sizeof message);
@@ -126,6 +140,20 @@ const std::vector<std::string>& deepseek_v3_patterns() {
       "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|"
       "[^\r\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+| ?[\\p{P}\\p{S}]+[\r\n]*|\\s*[\r\n]+|\\s+(?!\\S)|"
       "\\s+"};
+  return patterns;
+}
+
+const std::vector<std::string>& kimi_patterns() {
+  // Classes are written as what they are not, so that Chinese can be taken out of them: cased
+  // letters, marks and letters without case, of which no upper (or no lower) case.
+  static const std::string kUpper = R"([^\p{Ll}\p{N}\p{P}\p{S}\p{Z}\p{C}\p{Han}])",
+                           kLower = R"([^\p{Lu}\p{Lt}\p{N}\p{P}\p{S}\p{Z}\p{C}\p{Han}])",
+                           kBefore = R"([^\r\n\p{L}\p{N}]?)",
+                           kEnding = "(?i:'s|'t|'re|'ve|'m|'ll|'d)?";
+  static const std::vector<std::string> patterns = {
+      R"(\p{Han}+|)" + kBefore + kUpper + "*" + kLower + "+" + kEnding + "|" + kBefore + kUpper +
+      "+" + kLower + "*" + kEnding +
+      R"(|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)"};
   return patterns;
 }
 

@@ -38,5 +38,7 @@ class Splitter {
 
 // The three patterns of DeepSeek-V3's tokenizer.
 const std::vector<std::string>& deepseek_v3_patterns();
+// Of the tokenizers that come as tiktoken.model (Moonlight, Kimi), whose files do not say.
+const std::vector<std::string>& kimi_patterns();
 
 }  // namespace minke::text

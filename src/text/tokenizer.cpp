@@ -3,12 +3,14 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <charconv>
 #include <unordered_map>
 
 #include "base/error.h"
 #include "base/hash.h"
 #include "text/bpe.h"
 #include "text/splitter.h"
+#include "text/utf8.h"
 
 namespace minke::text {
 namespace {
@@ -49,7 +51,25 @@ std::string hash_of(const TokenizerParts& parts) {
     hasher.add(&token.id, sizeof token.id);
     add(token.content);
   }
+  // What most tokenizers do not have adds nothing to their hashes.
+  for (const Normalizer& step : parts.normalizers) {
+    add(fmt::format("normalizer {}", static_cast<int>(step.kind)));
+    add(step.from);
+    add(step.to);
+  }
+  if (parts.merges_by_id) add("merges_by_id");
+  if (parts.whole_pieces) add("whole_pieces");
+  if (parts.byte_fallback) add("byte_fallback");
   return hasher.hex();
+}
+
+// The byte that a token of byte_fallback stands for: <0x0A>.
+std::optional<char> byte_of(std::string_view token) {
+  if (token.size() != 6 || !token.starts_with("<0x") || token[5] != '>') return {};
+  unsigned value = 0;
+  const auto [end, error] = std::from_chars(token.data() + 3, token.data() + 5, value, 16);
+  if (error != std::errc() || end != token.data() + 5) return {};
+  return static_cast<char>(value);
 }
 
 }  // namespace
@@ -58,9 +78,12 @@ struct Tokenizer::Impl {
   TokenizerParts parts;
   Splitter splitter;
   std::unique_ptr<Bpe> bpe;
-  std::vector<std::string_view> bytes;         // of every id, added ones too
-  std::vector<std::string> control_by_length;  // contents of added tokens, longest first
-  std::array<bool, 256> begins_control{};      // first bytes of added tokens
+  std::vector<std::string> decoded;                   // of byte_fallback: text of each id
+  std::vector<std::string_view> bytes;                // of every id, added ones too
+  std::vector<int32_t> holes;                         // ids without bytes
+  std::unordered_map<std::string_view, int32_t> ids;  // by a token's bytes
+  std::vector<std::string> control_by_length;         // contents of added tokens, longest first
+  std::array<bool, 256> begins_control{};             // first bytes of added tokens
   std::unordered_map<std::string, int32_t> added;
   std::vector<bool> special;
   std::string hash;
@@ -73,21 +96,23 @@ struct Tokenizer::Impl {
   }
 
   void index_added() {
-    size_t ids = parts.tokens.size();
+    size_t count = parts.tokens.size();
     for (const AddedToken& token : parts.added) {
       if (token.id < 0 || token.content.empty())
         fail("an added token has no content, or id {}", token.id);
-      ids = std::max(ids, static_cast<size_t>(token.id) + 1);
+      count = std::max(count, static_cast<size_t>(token.id) + 1);
     }
     // Ids may have holes (padding rows that no token fills), but not many more than tokens.
     constexpr size_t kMostHoles = 1 << 20;
-    if (ids > parts.tokens.size() + parts.added.size() + kMostHoles) {
-      fail("an added token has id {}, far beyond the vocabulary of {}", ids - 1,
+    if (count > parts.tokens.size() + parts.added.size() + kMostHoles) {
+      fail("an added token has id {}, far beyond the vocabulary of {}", count - 1,
            parts.tokens.size());
     }
-    bytes.resize(ids);
-    special.resize(ids);
-    for (size_t i = 0; i < parts.tokens.size(); ++i) bytes[i] = parts.tokens[i];
+    bytes.resize(count);
+    special.resize(count);
+    if (parts.byte_fallback) decode_tokens();
+    const auto& contents = parts.byte_fallback ? decoded : parts.tokens;
+    for (size_t i = 0; i < contents.size(); ++i) bytes[i] = contents[i];
     for (const AddedToken& token : parts.added) {
       const auto at = static_cast<size_t>(token.id);
       if (!added.emplace(token.content, token.id).second) {
@@ -99,10 +124,19 @@ struct Tokenizer::Impl {
       control_by_length.push_back(token.content);
     }
     std::ranges::stable_sort(control_by_length, std::ranges::greater{}, &std::string::size);
+    for (size_t i = 0; i < bytes.size(); ++i) {
+      if (bytes[i].empty()) holes.push_back(static_cast<int32_t>(i));
+    }
+  }
+
+  void decode_tokens() {
+    for (const std::string& token : parts.tokens) {
+      const auto byte = byte_of(token);
+      decoded.push_back(byte ? std::string(1, *byte) : normalize(parts.decoding, token));
+    }
   }
 
   void make_bpe() {
-    std::unordered_map<std::string_view, int32_t> ids;
     ids.reserve(parts.tokens.size());
     for (size_t i = 0; i < parts.tokens.size(); ++i) {
       if (parts.tokens[i].empty()) continue;
@@ -110,13 +144,30 @@ struct Tokenizer::Impl {
         fail("tokens {} and {} are the same bytes", ids[parts.tokens[i]], i);
       }
     }
-    std::vector<int32_t> byte_ids;
+    bpe = std::make_unique<Bpe>(symbols(), parts.merges_by_id ? merges_by_id() : listed_merges());
+  }
+
+  Symbols symbols() const {
+    Symbols out;
     for (int b = 0; b < 256; ++b) {
-      const char byte = static_cast<char>(b);
-      const auto found = ids.find(std::string_view(&byte, 1));
-      if (found == ids.end()) fail("byte {:#04x} has no token: not a byte-level vocabulary", b);
-      byte_ids.push_back(found->second);
+      const std::string name =
+          parts.byte_fallback ? fmt::format("<0x{:02X}>", b) : std::string(1, static_cast<char>(b));
+      const auto found = ids.find(name);
+      if (found == ids.end()) {
+        fail(
+            "byte {:#04x} has no token: neither a byte-level vocabulary nor one with byte fallback",
+            b);
+      }
+      out.bytes.push_back(found->second);
     }
+    if (!parts.byte_fallback) return out;
+    for (const auto& [token, id] : ids) {
+      if (character_size(token) == token.size()) out.characters.emplace(token, id);
+    }
+    return out;
+  }
+
+  std::vector<Merge> listed_merges() const {
     std::vector<Merge> merges;
     merges.reserve(parts.merges.size());
     for (const auto& [left, right] : parts.merges) {
@@ -126,9 +177,21 @@ struct Tokenizer::Impl {
           parts.tokens[static_cast<size_t>(left)] + parts.tokens[static_cast<size_t>(right)];
       const auto found = ids.find(joined);
       if (found == ids.end()) fail("merge {} makes a text that is no token", merges.size());
-      merges.push_back({left, right, found->second});
+      merges.push_back({left, right, found->second, static_cast<int32_t>(merges.size())});
     }
-    bpe = std::make_unique<Bpe>(std::move(byte_ids), merges);
+    return merges;
+  }
+
+  std::vector<Merge> merges_by_id() const {
+    std::vector<Merge> merges;
+    for (const auto& [token, id] : ids) {
+      for (size_t cut = 1; cut < token.size(); ++cut) {
+        const auto left = ids.find(token.substr(0, cut)), right = ids.find(token.substr(cut));
+        if (left == ids.end() || right == ids.end()) continue;
+        merges.push_back({left->second, right->second, id, id});
+      }
+    }
+    return merges;
   }
 
   std::optional<int32_t> id_of(std::string_view content) const {
@@ -136,9 +199,19 @@ struct Tokenizer::Impl {
     return found == added.end() ? std::nullopt : std::optional(found->second);
   }
 
-  void encode_word(std::string_view word, std::vector<int32_t>& ids) const {
+  void encode_fresh(std::string_view word, std::vector<int32_t>& out) const {
+    if (parts.whole_pieces) {
+      if (const auto found = ids.find(word); found != ids.end()) {
+        out.push_back(found->second);
+        return;
+      }
+    }
+    bpe->encode(word, out);
+  }
+
+  void encode_word(std::string_view word, std::vector<int32_t>& out) const {
     if (word.size() > kLongestCached) {
-      bpe->encode(word, ids);
+      encode_fresh(word, out);
       return;
     }
     thread_local WordCache cache;
@@ -149,14 +222,16 @@ struct Tokenizer::Impl {
     auto found = cache.words.find(word);
     if (found == cache.words.end()) {
       std::vector<int32_t> fresh;
-      bpe->encode(word, fresh);
+      encode_fresh(word, fresh);
       found = cache.words.emplace(word, std::move(fresh)).first;
     }
-    ids.insert(ids.end(), found->second.begin(), found->second.end());
+    out.insert(out.end(), found->second.begin(), found->second.end());
   }
 
-  void encode(std::string_view text, std::vector<int32_t>& ids) const {
-    splitter.split(text, [&](std::string_view word) { encode_word(word, ids); });
+  void encode(std::string_view text, std::vector<int32_t>& out) const {
+    std::string normal;
+    if (!parts.normalizers.empty()) text = normal = normalize(parts.normalizers, text);
+    splitter.split(text, [&](std::string_view word) { encode_word(word, out); });
   }
 };
 
@@ -174,6 +249,15 @@ std::vector<int32_t> Tokenizer::encode(std::string_view text) const {
 
 std::vector<int32_t> Tokenizer::encode_control(std::string_view text) const {
   std::vector<int32_t> ids;
+  split_control(
+      text, [&](std::string_view between) { impl_->encode(between, ids); },
+      [&](int32_t id) { ids.push_back(id); });
+  return ids;
+}
+
+void Tokenizer::split_control(std::string_view text,
+                              const std::function<void(std::string_view)>& on_text,
+                              const std::function<void(int32_t)>& on_token) const {
   size_t begin = 0;
   for (size_t i = 0; i < text.size();) {
     const std::string* found = nullptr;
@@ -189,13 +273,12 @@ std::vector<int32_t> Tokenizer::encode_control(std::string_view text) const {
       ++i;
       continue;
     }
-    impl_->encode(text.substr(begin, i - begin), ids);
-    ids.push_back(impl_->added.at(*found));
+    if (begin < i) on_text(text.substr(begin, i - begin));
+    on_token(impl_->added.at(*found));
     i += found->size();
     begin = i;
   }
-  impl_->encode(text.substr(begin), ids);
-  return ids;
+  if (begin < text.size()) on_text(text.substr(begin));
 }
 
 std::string_view Tokenizer::bytes_of(int32_t id) const {
@@ -209,10 +292,12 @@ std::string_view Tokenizer::bytes_of(int32_t id) const {
 std::string Tokenizer::decode(std::span<const int32_t> ids) const {
   std::string out;
   for (const int32_t id : ids) out += bytes_of(id);
+  if (impl_->parts.strips_space && out.starts_with(' ')) out.erase(0, 1);
   return out;
 }
 
 int64_t Tokenizer::vocabulary() const { return std::ssize(impl_->bytes); }
+const std::vector<int32_t>& Tokenizer::holes() const { return impl_->holes; }
 std::optional<int32_t> Tokenizer::bos() const { return impl_->id_of(impl_->parts.bos); }
 std::optional<int32_t> Tokenizer::eos() const { return impl_->id_of(impl_->parts.eos); }
 bool Tokenizer::add_bos() const { return impl_->parts.add_bos; }

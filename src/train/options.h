@@ -74,7 +74,7 @@ void visit_fields(Opt& o, Visit&& visit) {
   visit("size", o.size, kRun, "A model that comes with minke: nano, tiny or small");
   visit("model", o.model, kRun, "A config.json to train instead of --size");
   visit("tokenizer", o.tokenizer, kRun,
-        "A folder with tokenizer.json; without it, one is trained on --data");
+        "A folder with tokenizer.json or tiktoken.model; without it, one is trained on --data");
   visit("vocab", o.vocab, kRun, "Vocabulary of a tokenizer trained here, which --size then takes");
   visit("precision", o.precision, kRun, "bf16 (FP32 master weights) or fp32");
   visit("steps", o.steps, kRun, "Optimizer steps in all");

@@ -39,7 +39,7 @@ RunText::RunText(const Options& options, const fs::path& out, Kind kind) {
   valid_files_ = paths_of(valid);
   tokenizer_folder_ = options.tokenizer.empty() ? out / "tokenizer" : fs::path(options.tokenizer);
   // One that a start left which then failed may be of another --vocab or --data.
-  const bool found = fs::exists(tokenizer_folder_ / "tokenizer.json");
+  const bool found = text::has_tokenizer(tokenizer_folder_);
   if (options.tokenizer.empty() && (kind == Kind::kNew || !found)) {
     const auto learned = learn_tokenizer(files, options.text_field, options.vocab);
     write_folder_atomic(tokenizer_folder_, [&](const fs::path& into) { learned.save(into); });

@@ -5,6 +5,7 @@
 #include "checkpoint/model_files.h"
 #include "model/cost.h"
 #include "ops/elementwise.h"
+#include "text/tokenizer.h"
 
 namespace minke::train {
 namespace {
@@ -32,7 +33,7 @@ void for_each_state(model::Transformer& model, Trainer& trainer, Visit&& visit) 
 }
 
 void copy_tokenizer(const fs::path& from, const fs::path& to) {
-  for (const char* name : {"tokenizer.json", "tokenizer_config.json"}) {
+  for (const std::string& name : text::tokenizer_file_names()) {
     if (fs::exists(from / name)) write_file_atomic(to / name, read_file(from / name));
   }
 }

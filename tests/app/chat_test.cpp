@@ -2,6 +2,7 @@
 #include <csignal>
 
 #include "app/small_model.h"
+#include "text/chat_templates.h"
 
 namespace minke {
 namespace {
@@ -23,8 +24,6 @@ class Chat : public SmallModel {
                   [&](auto& config) { config["chat_template"] = chat_template; });
   }
 };
-
-const std::string kTemplate = "{{ bos_token }}<｜User｜>{{ content }}<｜Assistant｜>";
 
 TEST_F(Chat, AModelThatWasNeverTunedSaysSoAndContinues) {
   const Said said = chat(run(), "Anne walked\n");
@@ -51,7 +50,7 @@ TEST_F(Chat, GoesOnUntilItIsToldToForget) {
 }
 
 TEST_F(Chat, ATunedModelIsAsked) {
-  const std::string model = tuned(kTemplate);
+  const std::string model = tuned(text::kDeepSeekV3Template);
   const Said said = chat(model, "Mary\nAnne\n", {"--system", "Be brief."});
   EXPECT_EQ(said.exit_code, 0) << said.err;
   EXPECT_THAT(said.err, Not(HasSubstr("never tuned")));
@@ -62,8 +61,12 @@ TEST_F(Chat, WhatItCannotDoIsOneLine) {
   const Said said = chat(run(), "Mary\n", {"--system", "Be brief."});
   expect_fault(said, "--system: this model was never tuned");
   EXPECT_EQ(said.err.find("minke: "), 0U) << said.err;
-  expect_fault(chat(tuned("[INST] {{ content }} [/INST]"), "Mary\n"), "chat_template",
-               "minke generate");
+  expect_fault(chat(run(), "Mary\n", {"--thinking"}), "--thinking");
+  const std::string unknown = tuned("[INST] {{ content }} [/INST]");
+  expect_fault(chat(unknown, "Mary\n"), "chat_template", "minke generate");
+  const Said generated =
+      run_program({"generate", unknown, "--prompt", "Mary", "--max-tokens", "2"});
+  EXPECT_EQ(generated.exit_code, 0) << generated.err;
   expect_fault(chat(path("nowhere"), "Mary\n"), "nowhere", "no such folder");
 }
 

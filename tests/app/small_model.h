@@ -8,12 +8,12 @@ namespace minke {
 class SmallModel : public testing::Test {
  protected:
   static void SetUpTestSuite() {
-    runs_ = new SmallRuns;
-    expect_success(run_program(runs_->flags("run", {"--steps", "120"})));
+    trained = new SmallRuns;
+    expect_success(run_program(trained->flags("run", {"--steps", "120"})));
   }
-  static void TearDownTestSuite() { delete runs_; }
+  static void TearDownTestSuite() { delete trained; }
 
-  static std::string run() { return runs_->path("run"); }
+  static std::string run() { return trained->path("run"); }
   // A copy of the checkpoint of which a JSON file is edited.
   std::string edited(const char* file, const std::function<void(nlohmann::json&)>& edit) const {
     const fs::path copy = folder_ / "model";
@@ -30,7 +30,7 @@ class SmallModel : public testing::Test {
   std::string path(const char* name) const { return (folder_ / name).string(); }
 
  private:
-  static inline SmallRuns* runs_ = nullptr;
+  static inline SmallRuns* trained = nullptr;
   TemporaryFolder folder_;
 };
 

@@ -57,6 +57,23 @@ void expect_distribution(const std::vector<float>& logits, int64_t vocabulary, c
   }
 }
 
+// Padding ids, beyond the vocabulary or in a hole of it, are never taken, whatever their logits.
+TEST(Sampler, IdsThatAreNoTokensAreNeverTaken) {
+  std::vector<float> logits = random_logits(12, 4);
+  const std::vector<int32_t> holes = {0, 5, 6};
+  for (const size_t padding : {0, 5, 6, 10, 11}) logits[padding] = 100;
+  logits[6] = std::numeric_limits<float>::quiet_NaN();
+  for (const double temperature : {0.0, 1.0}) {
+    Sampler sampler({.temperature = temperature, .seed = 3}, 10, holes);
+    double total = 0;
+    for (const auto& [id, p] : sampler.candidates(logits)) {
+      EXPECT_TRUE(id != 0 && id != 5 && id != 6 && id < 10) << id;
+      total += p;
+    }
+    EXPECT_NEAR(total, 1, 1e-12);
+  }
+}
+
 TEST(Sampler, DistributionIsItsDefinition) {
   const int64_t vocabulary = 211;
   for (uint64_t key = 0; key < 4; ++key) {

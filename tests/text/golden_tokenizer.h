@@ -27,8 +27,11 @@ inline std::string read_gzip(const fs::path& path) {
 
 inline const Tokenizer& golden_tokenizer() {
   static const Tokenizer tokenizer =
-      Tokenizer::parse(read_gzip(kGoldenTokenizer / "tokenizer.json.gz"),
-                       read_file(kGoldenTokenizer / "tokenizer_config.json"), "DeepSeek-V3");
+      Tokenizer::parse({.json = read_gzip(kGoldenTokenizer / "tokenizer.json.gz"),
+                        .tiktoken = {},
+                        .config = read_file(kGoldenTokenizer / "tokenizer_config.json"),
+                        .chat_template = {}},
+                       "DeepSeek-V3");
   return tokenizer;
 }
 

@@ -85,7 +85,7 @@ TEST(BpeTrainer, WhatCannotBeLearnedIsAnError) {
 TEST(TokenizerFiles, ThereAndBackIsTheSame) {
   const Tokenizer tokenizer = learned();
   const Files files = files_of(tokenizer);
-  const Tokenizer again = Tokenizer::parse(files.json, files.config, "again");
+  const Tokenizer again = Tokenizer::parse({files.json, "", files.config, ""}, "again");
   EXPECT_EQ(again.hash(), tokenizer.hash());
   const Files second = files_of(again);
   EXPECT_EQ(second.json, files.json);
@@ -98,7 +98,7 @@ void expect_refused(const std::function<void(json&)>& change, const char* what) 
   json root = json::parse(files.json);
   change(root);
   try {
-    (void)Tokenizer::parse(root.dump(), files.config, "the file");
+    (void)Tokenizer::parse({root.dump(), "", files.config, ""}, "the file");
     ADD_FAILURE() << "taken, expected an error about " << what;
   } catch (const Error& error) {
     EXPECT_THAT(error.what(), HasSubstr("the file"));
@@ -107,11 +107,10 @@ void expect_refused(const std::function<void(json&)>& change, const char* what) 
 }
 
 TEST(TokenizerFiles, WhatWouldBeComputedOtherwiseIsRefused) {
-  expect_refused([](json& j) { j["normalizer"] = {{"type", "NFC"}}; }, "normalizer");
+  expect_refused([](json& j) { j["normalizer"] = {{"type", "Nmt"}}; }, "normalizer");
   expect_refused([](json& j) { j["model"]["type"] = "Unigram"; }, "Unigram");
-  expect_refused([](json& j) { j["model"]["byte_fallback"] = true; }, "byte_fallback");
   expect_refused([](json& j) { j["model"]["dropout"] = 0.1; }, "dropout");
-  expect_refused([](json& j) { j["model"]["ignore_merges"] = true; }, "ignore_merges");
+  expect_refused([](json& j) { j["model"]["ignore_merges"] = 1; }, "ignore_merges");
   expect_refused([](json& j) { j["pre_tokenizer"]["pretokenizers"][0]["behavior"] = "Removed"; },
                  "Removed");
   expect_refused([](json& j) { j["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = "(a"; },
@@ -133,8 +132,8 @@ TEST(TokenizerFiles, DamageIsNamed) {
 TEST(TokenizerFiles, DeepNestingIsRefused) {
   std::string deep;
   for (int i = 0; i < 100'000; ++i) deep += "[";
-  EXPECT_THROW((void)Tokenizer::parse(deep, "", "deep"), Error);
-  EXPECT_THROW((void)Tokenizer::parse("{\"model\":" + deep, "", "deep"), Error);
+  EXPECT_THROW((void)Tokenizer::parse({deep, "", "", ""}, "deep"), Error);
+  EXPECT_THROW((void)Tokenizer::parse({"{\"model\":" + deep, "", "", ""}, "deep"), Error);
 }
 
 // Trap 18: any damage loads or throws Error, and what loads, works.
@@ -166,7 +165,7 @@ TEST(TokenizerFiles, Trap18MutationsLoadOrThrow) {
       }
     }
     try {
-      const Tokenizer tokenizer = Tokenizer::parse(text, config, "mutated");
+      const Tokenizer tokenizer = Tokenizer::parse({text, "", config, ""}, "mutated");
       const auto ids = tokenizer.encode("the ending, 1234 <｜User｜> \xff");
       (void)tokenizer.decode(ids);
       ++loaded;
