@@ -161,7 +161,7 @@ void answer(infer::TextModel& model, const Options& options, Conversation& conve
 
 void run(const Options& options) {
   options.text.sampling.check();
-  infer::TextModel model(options.text.model, precision_of(options.text), options.text.prefill_rows);
+  infer::TextModel model = load_text_model(options.text);
   Conversation conversation(model, options.system, options.thinking);
   catch_ctrl_c();
   Lines lines;

@@ -39,6 +39,7 @@ struct Arguments {
   std::string model, precision = "bf16", text_field = "text", logprobs;
   std::vector<std::string> data;
   int64_t window = 0;
+  bool ema = false;
 };
 
 int64_t window_of(const Arguments& arguments, const infer::LoadedModel& loaded) {
@@ -95,7 +96,8 @@ void print(const train::Evaluation& e, int64_t window) {
 void run(const Arguments& arguments) {
   const auto precision =
       arguments.precision == "fp32" ? model::Precision::kF32 : model::Precision::kBF16;
-  const infer::LoadedModel loaded = infer::load_model(arguments.model, precision);
+  const infer::LoadedModel loaded =
+      infer::load_model(arguments.model, precision, weights_of(arguments.ema));
   const text::Tokenizer tokenizer = text::Tokenizer::load(loaded.folder);
   if (tokenizer.vocabulary() > loaded.config.model.vocab_size) {
     fail("{}: the tokenizer has {} tokens, the model {}", loaded.folder.string(),
@@ -152,6 +154,7 @@ void add_eval_command(CLI::App& app) {
   command->add_option("--precision", arguments->precision, "What is computed in")
       ->check(CLI::IsMember({"fp32", "bf16"}))
       ->capture_default_str();
+  add_ema_option(*command, arguments->ema);
   command->add_option("--logprobs", arguments->logprobs, "Write a line for each token here");
   command->callback([arguments] { run(*arguments); });
 }

@@ -37,7 +37,7 @@ std::string read_prompt(const Options& options) {
 void run(const Options& options) {
   options.text.sampling.check();
   const std::string prompt = read_prompt(options);
-  infer::TextModel model(options.text.model, precision_of(options.text), options.text.prefill_rows);
+  infer::TextModel model = load_text_model(options.text);
   const std::vector<int32_t> ids = model.encode_document(prompt);
   catch_interrupts();
   std::string last;

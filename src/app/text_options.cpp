@@ -18,6 +18,7 @@ void add_text_options(CLI::App& command, TextOptions& options) {
   command.add_option("--precision", options.precision, "What is computed in")
       ->check(CLI::IsMember({"fp32", "bf16"}))
       ->capture_default_str();
+  add_ema_option(command, options.ema);
   command.add_option("--max-tokens", options.max_tokens, "Tokens to write at most")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 30))
       ->capture_default_str();
@@ -45,8 +46,19 @@ void add_text_options(CLI::App& command, TextOptions& options) {
       ->capture_default_str();
 }
 
-model::Precision precision_of(const TextOptions& options) {
-  return options.precision == "fp32" ? model::Precision::kF32 : model::Precision::kBF16;
+infer::TextModel load_text_model(const TextOptions& options) {
+  const auto precision =
+      options.precision == "fp32" ? model::Precision::kF32 : model::Precision::kBF16;
+  return {options.model, precision, options.prefill_rows, weights_of(options.ema)};
+}
+
+void add_ema_option(CLI::App& command, bool& ema) {
+  command.add_flag("--ema", ema,
+                   "The weights averaged over training, where `train --ema` kept them");
+}
+
+infer::WeightsOf weights_of(bool ema) {
+  return ema ? infer::WeightsOf::kAverage : infer::WeightsOf::kModel;
 }
 
 std::string read_standard_input() {

@@ -6,6 +6,7 @@
 
 #include "infer/generation.h"
 #include "infer/sampler.h"
+#include "infer/text_model.h"
 #include "text/tokenizer.h"
 
 namespace minke::app {
@@ -18,11 +19,16 @@ struct TextOptions {
   // distribution wanders.
   infer::Sampling sampling{.temperature = 0.8, .top_k = 0, .top_p = 0.95, .min_p = 0, .seed = 0};
   int64_t prefill_rows = 64;
+  bool ema = false;
 };
 
 void add_text_options(CLI::App& command, TextOptions& options);
 
-model::Precision precision_of(const TextOptions& options);
+infer::TextModel load_text_model(const TextOptions& options);
+
+// --ema, for every command that reads a model's weights.
+void add_ema_option(CLI::App& command, bool& ema);
+infer::WeightsOf weights_of(bool ema);
 
 // All of standard input. Error when it cannot be read.
 std::string read_standard_input();

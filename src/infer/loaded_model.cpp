@@ -5,11 +5,16 @@
 
 namespace minke::infer {
 
-LoadedModel load_model(const fs::path& folder, model::Precision precision) {
+LoadedModel load_model(const fs::path& folder, model::Precision precision, WeightsOf which) {
   LoadedModel out;
   out.folder = checkpoint::model_folder(folder);
   out.config = checkpoint::read_config(out.folder / "config.json");
-  out.files = std::make_unique<checkpoint::CheckpointFolder>(out.folder);
+  const char* stem = which == WeightsOf::kAverage ? "ema" : "model";
+  if (which == WeightsOf::kAverage && !fs::exists(out.folder / "ema.safetensors")) {
+    fail("{}: holds no averaged weights; `minke train --ema 0.999` would keep them",
+         out.folder.string());
+  }
+  out.files = std::make_unique<checkpoint::CheckpointFolder>(out.folder, stem);
   out.model = std::make_unique<model::Transformer>(out.config.model, precision);
   const auto needed = static_cast<double>(out.model->packed_size(false));
   const auto left = static_cast<double>(free_memory_bytes());

@@ -17,8 +17,13 @@ struct LoadedModel {
   std::unique_ptr<model::Transformer> model;
 };
 
+// Which of a checkpoint's weights: those of model.safetensors, or the averages over the steps of
+// training that minke keeps beside them (ema.safetensors).
+enum class WeightsOf { kModel, kAverage };
+
 // A model's folder, or a run's. Error for whatever read_config and load_weights refuse, and for a
 // model whose prepared weights would not fit the memory that is left.
-LoadedModel load_model(const fs::path& folder, model::Precision precision);
+LoadedModel load_model(const fs::path& folder, model::Precision precision,
+                       WeightsOf which = WeightsOf::kModel);
 
 }  // namespace minke::infer

@@ -5,8 +5,9 @@
 
 namespace minke::infer {
 
-TextModel::TextModel(const fs::path& folder, model::Precision precision, int64_t prefill_rows)
-    : loaded_(load_model(folder, precision)),
+TextModel::TextModel(const fs::path& folder, model::Precision precision, int64_t prefill_rows,
+                     WeightsOf which)
+    : loaded_(load_model(folder, precision, which)),
       tokenizer_(text::Tokenizer::load(loaded_.folder)),
       generator_(*loaded_.model, options(prefill_rows)) {}
 

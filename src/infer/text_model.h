@@ -13,7 +13,8 @@ namespace minke::infer {
 class TextModel {
  public:
   // Reads folder and tokenizer. Error also for a tokenizer that does not belong to the model.
-  TextModel(const fs::path& folder, model::Precision precision, int64_t prefill_rows);
+  TextModel(const fs::path& folder, model::Precision precision, int64_t prefill_rows,
+            WeightsOf which = WeightsOf::kModel);
 
   const text::Tokenizer& tokenizer() const { return tokenizer_; }
 

@@ -9,11 +9,12 @@ struct StepMemory {
   size_t weights = 0;      // FP32 masters
   size_t gradients = 0;    // FP32
   size_t moments = 0;      // AdamW's two, FP32
+  size_t averages = 0;     // of the weights, FP32, where they are kept: the trainer says
   size_t operands = 0;     // weights packed for fprop and dgrad
   size_t activations = 0;  // what a forward keeps for its backward
   size_t workspace = 0;    // the most that is taken for a moment
   size_t total() const {
-    return weights + gradients + moments + operands + activations + workspace;
+    return weights + gradients + moments + averages + operands + activations + workspace;
   }
 };
 

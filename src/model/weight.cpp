@@ -92,16 +92,16 @@ void Weight::settle_gradient() {
   });
 }
 
-void Weight::add_updates(const Tensor& m, const Tensor& v, float weight_decay,
-                         std::vector<ops::AdamWUpdate>& updates) const {
+void Weight::add_updates(const Tensor& m, const Tensor& v, const Tensor& average,
+                         float weight_decay, std::vector<ops::AdamWUpdate>& updates) const {
   if (fprop_.empty()) {
-    updates.push_back({master_, m, v, gradient_, weight_decay, {}, {}});
+    updates.push_back({master_, m, v, gradient_, weight_decay, {}, {}, average});
     return;
   }
   for (int64_t i = 0; i < count_; ++i) {
-    const auto of = [&](const Tensor& x) { return x.rows(i * rows_, rows_); };
+    const auto of = [&](const Tensor& x) { return x.empty() ? x : x.rows(i * rows_, rows_); };
     updates.push_back({of(master_), of(m), of(v), of(gradient_), weight_decay, fprop(i),
-                       dgrad_.empty() ? ops::Packed() : dgrad(i)});
+                       dgrad_.empty() ? ops::Packed() : dgrad(i), of(average)});
   }
 }
 

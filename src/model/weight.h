@@ -85,9 +85,9 @@ class Weight {
   void add_pack_jobs(Precision precision, bool with_dgrad, std::vector<ops::PackJob>& by_rows,
                      std::vector<ops::PackJob>& by_columns, std::vector<OwnedTensor>& assembled);
   size_t packed_size(Precision precision, bool with_dgrad) const;
-  // Appends a step of AdamW, which packs the operands that have been prepared. m, v: shaped as
-  // master().
-  void add_updates(const Tensor& m, const Tensor& v, float weight_decay,
+  // Appends a step of AdamW, which packs the operands that have been prepared. m, v, and average
+  // where there is one: shaped as master().
+  void add_updates(const Tensor& m, const Tensor& v, const Tensor& average, float weight_decay,
                    std::vector<ops::AdamWUpdate>& updates) const;
 
  private:

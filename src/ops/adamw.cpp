@@ -40,6 +40,7 @@ int64_t chunk_numbers(const AdamWUpdate& u) {
 void check(const AdamWUpdate& u) {
   MINKE_CHECK(u.m.shape() == u.weight.shape() && u.v.shape() == u.weight.shape() &&
               u.gradient.shape() == u.weight.shape());
+  MINKE_CHECK(u.average.empty() || u.average.shape() == u.weight.shape());
   if (u.by_rows.data != nullptr) check(PackJob{u.by_rows, u.weight}, false);
   if (u.by_columns.data != nullptr) check(PackJob{u.by_columns, u.weight}, true);
 }
@@ -55,15 +56,19 @@ void adamw(std::span<const AdamWUpdate> updates, const AdamW& how) {
     chunks.add(u.weight.count() == 0 ? 0 : ceil_div(u.weight.count(), chunk_numbers(u)));
   }
   const kernels::AdamWFactors shared = factors_of(how);
-  const auto step = MINKE_KERNELS(kernels::AdamWKernels, adamw_kernels)->step;
+  const auto kernel = MINKE_KERNELS(kernels::AdamWKernels, adamw_kernels);
   chunks.run([&](size_t i, int64_t chunk) {
     const AdamWUpdate& u = updates[i];
     kernels::AdamWFactors factors = shared;
     factors.weight_decay = u.weight_decay;
     const int64_t begin = chunk * chunk_numbers(u);
     const int64_t count = std::min(chunk_numbers(u), u.weight.count() - begin);
-    step(u.weight.data<float>() + begin, u.m.data<float>() + begin, u.v.data<float>() + begin,
-         u.gradient.data<float>() + begin, factors, count);
+    kernel->step(u.weight.data<float>() + begin, u.m.data<float>() + begin,
+                 u.v.data<float>() + begin, u.gradient.data<float>() + begin, factors, count);
+    if (!u.average.empty()) {
+      kernel->average(u.average.data<float>() + begin, u.weight.data<float>() + begin,
+                      how.average_rate, count);
+    }
     if (u.by_rows.data != nullptr) pack_rows_part({u.by_rows, u.weight}, chunk * kPackRows);
     if (u.by_columns.data != nullptr) {
       pack_columns_part({u.by_columns, u.weight}, chunk * kPackRows);

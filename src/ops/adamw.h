@@ -11,15 +11,18 @@ struct AdamW {
   float lr = 0, beta1 = 0.9F, beta2 = 0.95F, eps = 1e-8F;
   int64_t step = 1;          // from 1: bias correction
   float gradient_scale = 1;  // clipping: multiplies the gradient
+  float average_rate = 0;    // how far averages move towards the new weights
 };
 
 // weight, m, v, gradient: FP32 of one shape. weight -= lr * (m^ / (sqrt(v^) + eps) + weight_decay *
-// weight). Where `by_rows` and `by_columns` have memory, the new weight is packed there as
-// pack_rows and pack_columns would: its rows are still in the cache.
+// weight). `average`, where there is one, likewise FP32: average += average_rate * (weight -
+// average), with the new weight. Where `by_rows` and `by_columns` have memory, the new weight is
+// packed there as pack_rows and pack_columns would: its rows are still in the cache.
 struct AdamWUpdate {
   Tensor weight, m, v, gradient;
   float weight_decay = 0;
   Packed by_rows, by_columns;
+  Tensor average = {};
 };
 void adamw(std::span<const AdamWUpdate> updates, const AdamW& how);
 

@@ -27,10 +27,9 @@ double median(std::vector<double> x) {
 
 TrainBench bench_train(const model::ModelConfig& config, train::Options options, int64_t steps,
                        const std::function<void(int64_t)>& on_step) {
-  const bool f32 = options.precision == "fp32";
-  const auto precision = f32 ? model::Precision::kF32 : model::Precision::kBF16;
-  const auto needed = model::step_memory(config, precision, micro_batch(options), options.seq,
-                                         recompute_of(options));
+  const auto precision = precision_of(options);
+  const bool f32 = precision == model::Precision::kF32;
+  const auto needed = train::step_memory(config, options);
   if (needed.total() > free_memory_bytes()) {
     fail("a step takes {} and {} are free", format_bytes(static_cast<double>(needed.total())),
          format_bytes(static_cast<double>(free_memory_bytes())));

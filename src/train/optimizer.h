@@ -1,4 +1,4 @@
-// AdamW over all weights of a model, with FP32 masters and moments; decay on everything but norms.
+// AdamW over all weights of a model, with FP32 masters and moments, and averages of the weights.
 #pragma once
 
 #include "model/transformer.h"
@@ -7,17 +7,25 @@
 
 namespace minke::train {
 
+// A step's settings.
+struct OptimizerStep {
+  int64_t step = 1;  // from 1
+  double learning_rate = 0;
+  double gradient_scale = 1;  // multiplies the gradients: clipping
+};
+
 class Optimizer {
  public:
-  explicit Optimizer(model::Transformer& model);
+  Optimizer(model::Transformer& model, const Options& options);
 
   // Norm of the whole gradient: squares summed in double, tensor by tensor in the model's order.
   double gradient_norm();
-  // Step `step` (from 1). gradient_scale multiplies the gradients: clipping. `norms`, where given:
-  // of gradients (unscaled), changes and weights by module; gradient_norm() must have been called.
+  // Decay is for all weights but norms, biases and what --no-decay names. `norms`, where given: of
+  // gradients (unscaled), changes and weights by module; gradient_norm() must have been called.
   // Takes a copy of the largest matrix, and the same bytes come out.
-  void step(const Options& options, int64_t step, float gradient_scale,
-            std::vector<ModuleNorms>* norms = nullptr);
+  void step(const OptimizerStep& how, std::vector<ModuleNorms>* norms = nullptr);
+  // After the routers' biases were updated: they are averaged as the weights are.
+  void average_biases(int64_t step);
 
   // Moments of the i-th weight in the model's order, shaped as its master.
   struct Moments {
@@ -25,10 +33,42 @@ class Optimizer {
   };
   std::vector<Moments>& moments() { return moments_; }
 
+  // Exponential moving averages, FP32; empty where there are none. After n steps at a decay d an
+  // average is the mean of the weights after each step, that of step k weighted by d^(n-k):
+  // initial weights have no part in it.
+  struct Averages {
+    std::vector<OwnedTensor> weights;  // in the model's order, shaped as masters
+    std::vector<OwnedTensor> biases;   // of the routers that have one
+    bool exist() const { return !weights.empty(); }
+  };
+  Averages& averages() { return averages_; }
+  // Weights and averages change places; again, and all is as before. The model's operands are
+  // prepared anew each time.
+  void swap_averages();
+
  private:
+  double average_rate(int64_t step) const;
+  bool decays(const model::Weight& weight) const;
+
   model::Transformer& model_;
+  const Options options_;
   std::vector<Moments> moments_;
   std::vector<double> gradient_squares_;  // by weight, of the last gradient_norm()
+  Averages averages_;
+};
+
+// The averages in place of the weights, for as long as this lives.
+class AveragesInPlace {
+ public:
+  explicit AveragesInPlace(Optimizer& optimizer) : optimizer_(optimizer) {
+    optimizer_.swap_averages();
+  }
+  ~AveragesInPlace() { optimizer_.swap_averages(); }
+  AveragesInPlace(const AveragesInPlace&) = delete;
+  AveragesInPlace& operator=(const AveragesInPlace&) = delete;
+
+ private:
+  Optimizer& optimizer_;
 };
 
 }  // namespace minke::train

@@ -1,8 +1,5 @@
 #include "train/options.h"
 
-#include <cmath>
-#include <numbers>
-
 #include "base/error.h"
 
 namespace minke::train {
@@ -20,32 +17,58 @@ void check(const Options& o) {
   if (o.data.empty()) fail("--data is missing: which text shall the model learn from?");
   if (o.steps <= 0 && o.minutes <= 0) fail("give --steps N or --minutes M: how long to train");
   if (o.steps > 0 && o.minutes > 0) fail("--steps and --minutes exclude each other; give one");
-  if (o.precision != "bf16" && o.precision != "fp32") {
-    fail("--precision {}: expected bf16 or fp32", o.precision);
-  }
+  precision_of(o);
   recompute_of(o);
   check_range("valid-fraction", o.valid_fraction, 0, 0.5);
   check_range("steps", static_cast<double>(o.steps), 0, 1e9);
   check_range("minutes", o.minutes, 0, 1e6);
   check_range("batch", static_cast<double>(o.batch), 1, 1 << 20);
+  check_range("batch-start", static_cast<double>(o.batch_start), 0, static_cast<double>(o.batch));
+  check_range("batch-ramp", o.batch_ramp, 0, 1);
+  if ((o.batch_start > 0) != (o.batch_ramp > 0)) {
+    fail("--batch-start and --batch-ramp say together how the batch grows; give both or neither");
+  }
   check_range("micro-batch", static_cast<double>(o.micro_batch), 0, static_cast<double>(o.batch));
   check_range("seq", static_cast<double>(o.seq), 2, 1 << 20);
   check_range("lr", o.lr, 0, 10);
   check_range("min-lr", o.min_lr, 0, o.lr);
   check_range("warmup", static_cast<double>(o.warmup), 0, 1e9);
   check_range("constant", o.constant, 0, 1);
+  check_range("hold", o.hold, 0, 1);
+  check_range("final", o.final_part, 0, 1);
+  // Shares such as 0.9 and 0.1 may add up to a rounding more.
+  if (o.constant + o.hold + o.final_part > 1 + 1e-12) {
+    fail("--constant {}, --hold {}, --final {}: shares of the tokens, expected at most 1 in all",
+         o.constant, o.hold, o.final_part);
+  }
+  check_range("final-lr", o.final_lr, 0, o.lr);
   check_range("beta1", o.beta1, 0, 0.99999);
   check_range("beta2", o.beta2, 0, 0.9999999);
   check_range("eps", o.eps, 1e-30, 1);
   check_range("weight-decay", o.weight_decay, 0, 10);
+  for (const std::string& what : o.no_decay) {
+    if (what != "embedding" && what != "head" && what != "router") {
+      fail("--no-decay {}: expected embedding, head or router", what);
+    }
+  }
   check_range("clip", o.clip, 0, 1e9);
   check_range("mtp-lambda", o.mtp_lambda, 0, 10);
+  check_range("mtp-lambda-until", o.mtp_lambda_until, 0, 1);
+  check_range("mtp-lambda-later", o.mtp_lambda_later, 0, 10);
   check_range("alpha", o.alpha, 0, 10);
   check_range("gamma", o.gamma, 0, 1);
+  check_range("gamma-until", o.gamma_until, 0, 1);
+  check_range("ema", o.ema, 0, 0.9999999);
   check_range("eval-every", static_cast<double>(o.eval_every), 0, 1e9);
   check_range("sample-every", static_cast<double>(o.sample_every), 0, 1e9);
   check_range("save-every", static_cast<double>(o.save_every), 0, 1e9);
   check_range("stop-at", static_cast<double>(o.stop_at), 0, 1e9);
+}
+
+model::Precision precision_of(const Options& o) {
+  if (o.precision == "fp32") return model::Precision::kF32;
+  if (o.precision == "bf16") return model::Precision::kBF16;
+  fail("--precision {}: expected bf16 or fp32", o.precision);
 }
 
 model::Recompute recompute_of(const Options& o) {
@@ -53,18 +76,6 @@ model::Recompute recompute_of(const Options& o) {
   if (o.recompute == "paper") return model::Recompute::kPaper;
   if (o.recompute == "block") return model::Recompute::kBlock;
   fail("--recompute {}: expected none, paper or block", o.recompute);
-}
-
-double learning_rate(const Options& o, int64_t step) {
-  if (step <= o.warmup) {
-    return o.lr * static_cast<double>(step) / static_cast<double>(o.warmup);
-  }
-  const auto after = static_cast<double>(o.steps - o.warmup);
-  const double begin = o.constant * after;
-  const double at = static_cast<double>(step - o.warmup);
-  if (at <= begin || after <= begin) return o.lr;
-  const double turn = (at - begin) / (after - begin);
-  return o.min_lr + (o.lr - o.min_lr) * 0.5 * (1 + std::cos(std::numbers::pi * turn));
 }
 
 }  // namespace minke::train

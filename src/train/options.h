@@ -26,6 +26,8 @@ struct Options {
   int64_t steps = 0;
   double minutes = 0;
   int64_t batch = 16;
+  int64_t batch_start = 0;
+  double batch_ramp = 0;
   int64_t micro_batch = 0;
   int64_t seq = 256;
   bool mask_documents = false;
@@ -35,14 +37,22 @@ struct Options {
   double min_lr = 0;
   int64_t warmup = 50;
   double constant = 0;
+  double hold = 0;
+  double final_part = 0;
+  double final_lr = 0;
   double beta1 = 0.9;
   double beta2 = 0.95;
   double eps = 1e-8;
   double weight_decay = 0.1;
+  std::vector<std::string> no_decay;
   double clip = 1.0;
   double mtp_lambda = 0.3;
+  double mtp_lambda_until = 1;
+  double mtp_lambda_later = 0.1;
   double alpha = 1e-4;
   double gamma = 1e-3;
+  double gamma_until = 1;
+  double ema = 0;
   // What is written meanwhile.
   int64_t eval_every = 0;
   int64_t sample_every = 0;
@@ -81,24 +91,40 @@ void visit_fields(Opt& o, Visit&& visit) {
   visit("minutes", o.minutes, kRun,
         "Instead of --steps: as many as a short timing says fit; then fixed and printed");
   visit("batch", o.batch, kRun, "Sequences a step");
+  visit("batch-start", o.batch_start, kRun,
+        "Sequences of the first step, from which the batch grows to --batch (0: it does not)");
+  visit("batch-ramp", o.batch_ramp, kRun, "Share of the run's tokens over which the batch grows");
   visit("micro-batch", o.micro_batch, kRun,
         "Sequences computed at once; gradients are accumulated to a step (0: --batch)");
   visit("seq", o.seq, kRun, "Tokens a sequence");
   visit("mask-documents", o.mask_documents, kRun, "Attention stays within a document");
   visit("seed", o.seed, kRun, "Seed of weights and of the order of data");
   visit("lr", o.lr, kRun, "Peak learning rate");
-  visit("min-lr", o.min_lr, kRun, "Learning rate at the end");
+  visit("min-lr", o.min_lr, kRun, "Learning rate at the end of the cosine");
   visit("warmup", o.warmup, kRun, "Steps of linear warm-up");
   visit("constant", o.constant, kRun,
-        "Share of the steps after warm-up at the peak, before the cosine to --min-lr");
+        "Share of the tokens after warm-up at the peak, before the cosine to --min-lr");
+  visit("hold", o.hold, kRun, "Share of the tokens after warm-up at --min-lr, behind the cosine");
+  visit("final", o.final_part, kRun, "Share of the tokens after warm-up, the last, at --final-lr");
+  visit("final-lr", o.final_lr, kRun, "Learning rate of that part");
   visit("beta1", o.beta1, kRun, "AdamW: decay of the mean gradient");
   visit("beta2", o.beta2, kRun, "AdamW: decay of the mean squared gradient");
   visit("eps", o.eps, kRun, "AdamW: added to the root of the mean square");
   visit("weight-decay", o.weight_decay, kRun, "AdamW: decay of all weights but norms and biases");
+  visit("no-decay", o.no_decay, kRun,
+        "What else is not decayed, of: embedding, head, router (the gates of experts)");
   visit("clip", o.clip, kRun, "Largest norm of the whole gradient (0: no clipping)");
   visit("mtp-lambda", o.mtp_lambda, kRun, "Weight of the multi-token prediction losses");
+  visit("mtp-lambda-until", o.mtp_lambda_until, kRun,
+        "Share of the run's tokens after which that weight is --mtp-lambda-later");
+  visit("mtp-lambda-later", o.mtp_lambda_later, kRun, "See --mtp-lambda-until");
   visit("alpha", o.alpha, kRun, "Weight of the sequence-wise balance loss");
   visit("gamma", o.gamma, kRun, "Speed of the routers' bias update");
+  visit("gamma-until", o.gamma_until, kRun,
+        "Share of the run's tokens after which that speed is 0");
+  visit("ema", o.ema, kRun,
+        "Keep averaged weights beside the others: what is left of an average after a step, such "
+        "as 0.999 (0: none). `minke eval --ema` and the others read them");
   visit("eval-every", o.eval_every, kLeave, "Steps between evaluations (0: a tenth of the run)");
   visit("sample-every", o.sample_every, kLeave, "Steps between samples (0: a fifth of the run)");
   visit("save-every", o.save_every, kLeave, "Steps between checkpoints (0: a fifth of the run)");
@@ -112,10 +138,8 @@ void visit_fields(Opt& o, Visit&& visit) {
 // Error naming the flag, for values that make no sense.
 void check(const Options& options);
 
-// What options.recompute names.
+// What options.precision and options.recompute name.
+model::Precision precision_of(const Options& options);
 model::Recompute recompute_of(const Options& options);
-
-// Learning rate of step 1..steps: linear warm-up, constant, cosine (V3 report, section 4.2).
-double learning_rate(const Options& options, int64_t step);
 
 }  // namespace minke::train

@@ -32,10 +32,6 @@ double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-model::Precision precision_of(const Options& options) {
-  return options.precision == "fp32" ? model::Precision::kF32 : model::Precision::kBF16;
-}
-
 // Windows of held-out text for a look during training; the whole of it is read at the end.
 constexpr int64_t kWindowsDuringTraining = 64;
 // Events of routers, modules and memory in a run: columns of the pictures that are drawn of them.
@@ -78,9 +74,10 @@ class Run {
   RunResult train();
 
  private:
-  void make_trainer();
+  void make_trainer(const Options& options);
   void fix_steps();
   void show(const StepReport& report, double rate, LiveLine& line) const;
+  Evaluation evaluate_weights(bool whole, LiveLine& line);
   void evaluate_now(bool whole, LiveLine& line);
   void sample_now(LiveLine& line);
   void save(LiveLine& line);
@@ -115,12 +112,13 @@ void Run::check_resources() const {
   const auto bytes = [](size_t n) { return format_bytes(static_cast<double>(n)); };
   // Beside the last checkpoint, which a resumed run has already, the one that replaces it.
   const uint64_t disk =
-      (fs::exists(out_ / "checkpoint") ? 1 : 2) * state_bytes_on_disk(config_.model);
+      (fs::exists(out_ / "checkpoint") ? 1 : 2) * state_bytes_on_disk(config_.model, options_);
   log::info(
-      "memory: {} (weights {}, gradients {}, moments {}, operands {}, activations {}, workspace "
-      "{}); disk: {}",
+      "memory: {} (weights {}, gradients {}, moments {}, averages {}, operands {}, activations {}, "
+      "workspace {}); disk: {}",
       bytes(memory.total()), bytes(memory.weights), bytes(memory.gradients), bytes(memory.moments),
-      bytes(memory.operands), bytes(memory.activations), bytes(memory.workspace), bytes(disk));
+      bytes(memory.averages), bytes(memory.operands), bytes(memory.activations),
+      bytes(memory.workspace), bytes(disk));
   if (memory.total() > free_memory_bytes()) {
     fail(
         "the run needs {} of memory and {} are free; a smaller --micro-batch, --seq or model would "
@@ -133,9 +131,9 @@ void Run::check_resources() const {
   }
 }
 
-void Run::make_trainer() {
+void Run::make_trainer(const Options& options) {
   trainer_ = std::make_unique<Trainer>(
-      model_, options_,
+      model_, options,
       [this](int64_t index, std::span<int32_t> tokens, std::span<int32_t> documents) {
         stream_.row(index, tokens, documents);
       });
@@ -144,8 +142,10 @@ void Run::make_trainer() {
 // A few steps are timed and forgotten: the run then begins anew with a number of steps that is
 // written down.
 void Run::fix_steps() {
-  options_.steps = 1'000'000;
-  make_trainer();
+  Options timing = options_;
+  timing.steps = 1'000'000;
+  timing.batch_start = 0;  // the batch that most of the run has
+  make_trainer(timing);
   std::vector<double> times;
   for (int64_t i = 0; i < kTimingSteps && (times.empty() || !interrupted()); ++i) {
     const auto start = Clock::now();
@@ -155,8 +155,9 @@ void Run::fix_steps() {
   // The median: the first step also touches all memory for the first time.
   std::ranges::sort(times);
   const double each = times[times.size() / 2];
-  options_.steps =
-      std::max<int64_t>(10, std::llround(options_.minutes * 60 * kShareOfSteps / each));
+  const double rows =
+      options_.minutes * 60 * kShareOfSteps / each * static_cast<double>(options_.batch);
+  options_.steps = std::max<int64_t>(10, steps_for(options_, rows));
   options_.minutes = 0;
   log::info("{} a step: --steps {} (give that number to repeat this run exactly)",
             format_duration(each), options_.steps);
@@ -173,7 +174,7 @@ void Run::begin() {
     });
   }
   options_.warmup = std::min(options_.warmup, options_.steps / 5);
-  make_trainer();
+  make_trainer(options_);
   write_manifest(out_, options_, config_.model, text_, identity_);
   metrics_ = std::make_unique<MetricsLog>(out_ / "metrics.jsonl", 0);
 }
@@ -181,7 +182,7 @@ void Run::begin() {
 void Run::resume() {
   const fs::path folder = out_ / "checkpoint";
   load_weights_to_resume(folder, model_);
-  make_trainer();
+  make_trainer(options_);
   load_state(folder, model_, *trainer_, identity_);
   metrics_ = std::make_unique<MetricsLog>(out_ / "metrics.jsonl", trainer_->done());
   for (const auto& event : read_metrics(out_ / "metrics.jsonl")) {
@@ -204,10 +205,7 @@ double Run::flops_per_token() const {
       .total();
 }
 
-model::StepMemory Run::memory() const {
-  return model::step_memory(config_.model, precision_of(options_), micro_batch(options_),
-                            options_.seq, recompute_of(options_));
-}
+model::StepMemory Run::memory() const { return step_memory(config_.model, options_); }
 
 void Run::write_start() {
   const auto counts = model::count_parameters(config_.model);
@@ -232,8 +230,9 @@ void Run::write_step(const StepReport& r, const std::vector<ProfileEntry>& profi
   clipped_ += r.clipped ? 1 : 0;
   nlohmann::json event = step_event(r, profile);
   event["clip_rate"] = static_cast<double>(clipped_) / static_cast<double>(r.step);
-  event["tokens"] = r.step * r.tokens;
-  event["epochs"] = stream_.epochs(r.step * options_.batch);
+  const int64_t rows = trainer_->schedule().rows(r.step);
+  event["tokens"] = rows * options_.seq;
+  event["epochs"] = stream_.epochs(rows);
   event["tokens_per_second"] = tokens_per_second;
   event["mfu"] = tokens_per_second * flops_per_token() / peak_;
   event["seconds"] = seconds();
@@ -248,8 +247,9 @@ void Run::write_step(const StepReport& r, const std::vector<ProfileEntry>& profi
 
 void Run::show(const StepReport& r, double rate, LiveLine& line) const {
   if (!line.due()) return;
+  const Schedule& schedule = trainer_->schedule();
   const double left =
-      static_cast<double>(options_.steps - r.step) * static_cast<double>(r.tokens) / rate;
+      static_cast<double>((schedule.rows() - schedule.rows(r.step)) * options_.seq) / rate;
   std::string text = fmt::format("step {}/{}  loss {:.3f}", r.step, options_.steps, r.loss);
   if (!r.mtp_loss.empty()) text += fmt::format("  mtp {:.3f}", r.mtp_loss[0]);
   if (bits_per_byte_ > 0) text += fmt::format("  valid {:.3f} bits/byte", bits_per_byte_);
@@ -259,27 +259,39 @@ void Run::show(const StepReport& r, double rate, LiveLine& line) const {
   line.show(text);
 }
 
-void Run::evaluate_now(bool whole, LiveLine& line) {
-  if (text_.held_out().tokens.size() < 2) return;
-  const auto start = Clock::now();
+Evaluation Run::evaluate_weights(bool whole, LiveLine& line) {
   EvalOptions how;
   how.window = options_.seq / 2 * 2;
   how.max_windows = whole ? 0 : kWindowsDuringTraining;
   how.on_progress = [&](double share) {
     line.show(fmt::format("evaluating: {:.0f}%", 100 * share));
   };
-  const Evaluation result = evaluate(
+  return evaluate(
       model_, text_.held_out().tokens,
       [&](int64_t first, int64_t last) { return text_.held_out_bytes(first, last); }, how,
       trainer_->pass());
+}
+
+void Run::evaluate_now(bool whole, LiveLine& line) {
+  if (text_.held_out().tokens.size() < 2) return;
+  const auto start = Clock::now();
+  const Evaluation result = evaluate_weights(whole, line);
   bits_per_byte_ = result.bits_per_byte;
   nlohmann::json event = eval_event(trainer_->done(), result);
+  std::string text =
+      fmt::format("step {}: held-out text{}: {:.4f} bits a byte, loss {:.4f}", trainer_->done(),
+                  whole ? "" : " (a part of it)", result.bits_per_byte, result.depth[0].loss);
+  if (trainer_->optimizer().averages().exist() && trainer_->done() > 0) {
+    const AveragesInPlace averages(trainer_->optimizer());
+    const auto averaged = eval_event(trainer_->done(), evaluate_weights(whole, line));
+    for (const char* key : {"loss", "bits_per_byte"}) event["ema"][key] = averaged[key];
+    text += fmt::format("; averaged weights: {:.4f}, {:.4f}",
+                        averaged["bits_per_byte"].get<double>(), averaged["loss"][0].get<double>());
+  }
   event["whole"] = whole;
   event["took"] = seconds_since(start);
   metrics_->write(event);
-  line.keep(fmt::format("step {}: held-out text{}: {:.4f} bits a byte, loss {:.4f}",
-                        trainer_->done(), whole ? "" : " (a part of it)", result.bits_per_byte,
-                        result.depth[0].loss));
+  line.keep(text);
 }
 
 void Run::sample_now(LiveLine& line) {

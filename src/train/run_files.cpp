@@ -104,7 +104,8 @@ Options read_manifest_options(const fs::path& out) {
   try {
     const Json& flags = manifest.at("flags");
     visit_fields(options, [&](const char* flag, auto& value, Scope, const char*) {
-      flags.at(flag).get_to(value);
+      // One that an earlier minke did not have was as it is when it is not given.
+      if (flags.contains(flag)) flags[flag].get_to(value);
     });
   } catch (const nlohmann::json::exception& error) {
     fail("{}: damaged: {}", path.string(), error.what());

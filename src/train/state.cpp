@@ -12,6 +12,7 @@ namespace {
 
 constexpr const char* kStateFile = "trainer_state.json";
 constexpr const char* kOptimizerFile = "optimizer.safetensors";
+constexpr const char* kAveragesFile = "ema.safetensors";
 
 // Calls visit("master.NAME" | "m.NAME" | "v.NAME", tensor) for every piece of every weight.
 template <typename Visit>
@@ -30,6 +31,38 @@ void for_each_state(model::Transformer& model, Trainer& trainer, Visit&& visit) 
       at += piece.shape.count();
     }
   });
+}
+
+// Calls visit(name, tensor) for every average, by its Hugging Face name.
+template <typename Visit>
+void for_each_average(model::Transformer& model, Trainer& trainer, Visit&& visit) {
+  const Optimizer::Averages& averages = trainer.optimizer().averages();
+  if (!averages.exist()) return;
+  auto weights = averages.weights.begin(), biases = averages.biases.begin();
+  model.for_each_weight([&](model::Weight& weight) {
+    float* at = (weights++)->data<float>();
+    for (const model::Piece& piece : weight.pieces()) {
+      visit(piece.name, Tensor(at, piece.shape));
+      at += piece.shape.count();
+    }
+  });
+  model.for_each_router([&](int64_t, model::Router& router) {
+    if (router.has_bias()) visit(router.bias_name, Tensor(*biases++));
+  });
+}
+
+// One file of what for_each(visit) calls visit(name, tensor) for.
+template <typename ForEach>
+void save_tensors(const fs::path& path, ForEach&& for_each) {
+  std::map<std::string, Tensor> tensors;
+  std::vector<checkpoint::TensorSpec> specs;
+  for_each([&](const std::string& name, const Tensor& value) {
+    specs.emplace_back(name, value.dtype(), value.shape());
+    tensors[name] = value;
+  });
+  checkpoint::SafetensorsWriter writer(path, specs);
+  for (const auto& spec : writer.order()) writer.write(tensors.at(spec.name));
+  writer.finish();
 }
 
 void copy_tokenizer(const fs::path& from, const fs::path& to) {
@@ -55,15 +88,12 @@ void save_state(const fs::path& folder, model::Transformer& model,
     write_file_atomic(into / "generation_config.json", generation_config(config.model));
     copy_tokenizer(tokenizer, into);
     checkpoint::save_weights(into, model);
-    std::map<std::string, Tensor> tensors;
-    std::vector<checkpoint::TensorSpec> specs;
-    for_each_state(model, trainer, [&](const std::string& name, const Tensor& value) {
-      specs.emplace_back(name, value.dtype(), value.shape());
-      tensors[name] = value;
-    });
-    checkpoint::SafetensorsWriter writer(into / kOptimizerFile, specs);
-    for (const auto& spec : writer.order()) writer.write(tensors.at(spec.name));
-    writer.finish();
+    save_tensors(into / kOptimizerFile,
+                 [&](auto&& visit) { for_each_state(model, trainer, visit); });
+    if (trainer.optimizer().averages().exist()) {
+      save_tensors(into / kAveragesFile,
+                   [&](auto&& visit) { for_each_average(model, trainer, visit); });
+    }
     const nlohmann::ordered_json state = {{"step", trainer.done()},
                                           {"seq", trainer.options().seq},
                                           {"data_hash", identity.data_hash},
@@ -116,6 +146,12 @@ void load_state(const fs::path& folder, model::Transformer& model, Trainer& trai
     }
     ops::convert(into, stored);
   });
+  if (trainer.optimizer().averages().exist()) {
+    const checkpoint::SafetensorsFile averages(folder / kAveragesFile);
+    for_each_average(model, trainer, [&](const std::string& name, const Tensor& into) {
+      ops::convert(into, averages.tensor(name, DType::kF32, into.shape()));
+    });
+  }
   trainer.resume_at(state["step"].get<int64_t>());
   model.prepare(true);
 }
@@ -131,12 +167,12 @@ std::optional<int64_t> trained_length(const fs::path& folder) {
   return state["seq"].get<int64_t>();
 }
 
-uint64_t state_bytes_on_disk(const model::ModelConfig& config) {
+uint64_t state_bytes_on_disk(const model::ModelConfig& config, const Options& options) {
   const model::ParameterCounts counts = model::count_parameters(config);
   const auto numbers = static_cast<uint64_t>(counts.total.total() + counts.mtp_total.total());
   const auto repeated = static_cast<uint64_t>(2 * config.num_nextn_predict_layers *
                                               config.vocab_size * config.hidden_size);
-  return numbers * (2 + 3 * 4) + repeated * 2 + (uint64_t{16} << 20);
+  return numbers * (2 + 3 * 4 + (options.ema > 0 ? 4 : 0)) + repeated * 2 + (uint64_t{16} << 20);
 }
 
 }  // namespace minke::train

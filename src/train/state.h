@@ -3,6 +3,8 @@
 //
 //   optimizer.safetensors   master.NAME, m.NAME, v.NAME: FP32, for every weight by its Hugging Face
 //                           name
+//   ema.safetensors         the averaged weights, FP32, by their Hugging Face names; where they are
+//                           kept
 //   trainer_state.json      the step, the length trained on, and the hashes of data and tokenizer
 //                           that the run is bound to
 #pragma once
@@ -38,6 +40,6 @@ void load_state(const fs::path& folder, model::Transformer& model, Trainer& trai
 std::optional<int64_t> trained_length(const fs::path& folder);
 
 // Bytes on disk of one checkpoint.
-uint64_t state_bytes_on_disk(const model::ModelConfig& config);
+uint64_t state_bytes_on_disk(const model::ModelConfig& config, const Options& options);
 
 }  // namespace minke::train

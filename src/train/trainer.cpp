@@ -5,7 +5,6 @@
 #include <numeric>
 
 #include "base/profile.h"
-#include "model/memory.h"
 
 namespace minke::train {
 namespace {
@@ -24,6 +23,13 @@ model::StepMemory memory_of(const model::Transformer& model, const Options& opti
 
 int64_t micro_batch(const Options& options) {
   return options.micro_batch > 0 ? options.micro_batch : options.batch;
+}
+
+model::StepMemory step_memory(const model::ModelConfig& config, const Options& options) {
+  auto out = model::step_memory(config, precision_of(options), micro_batch(options), options.seq,
+                                recompute_of(options));
+  if (options.ema > 0) out.averages = out.weights;
+  return out;
 }
 
 double RouterLoad::max_vio() const {
@@ -70,8 +76,9 @@ void clear_router_counts(model::Transformer& model) {
 Trainer::Trainer(model::Transformer& model, const Options& options, RowSource rows)
     : model_(model),
       options_(options),
+      schedule_(options),
       rows_(std::move(rows)),
-      optimizer_(model),
+      optimizer_(model, options),
       saved_(2 * memory_of(model, options).activations + kSlack),
       scratch_(8 * memory_of(model, options).workspace + kSlack) {
   model_.attach_gradients();
@@ -80,19 +87,20 @@ Trainer::Trainer(model::Transformer& model, const Options& options, RowSource ro
 
 StepReport Trainer::step(Look look) {
   const int64_t depths = model_.config().num_nextn_predict_layers;
-  const int64_t row_tokens = options_.seq + 1 + depths, batch = options_.batch;
   StepReport report;
   report.step = done_ + 1;
-  report.learning_rate = learning_rate(options_, report.step);
-  report.tokens = batch * options_.seq;
+  report.learning_rate = schedule_.learning_rate(report.step);
+  report.batch = schedule_.batch(report.step);
+  report.tokens = report.batch * options_.seq;
+  const int64_t row_tokens = options_.seq + 1 + depths, batch = report.batch;
+  const int64_t rows_before = schedule_.rows(done_);
 
   std::vector<int32_t> tokens(static_cast<size_t>(batch * row_tokens)), documents(tokens.size());
   {
     const Profiled profiled("data");
     for (int64_t i = 0; i < batch; ++i) {
       const auto at = static_cast<size_t>(i * row_tokens), n = static_cast<size_t>(row_tokens);
-      rows_(done_ * batch + i, std::span(tokens).subspan(at, n),
-            std::span(documents).subspan(at, n));
+      rows_(rows_before + i, std::span(tokens).subspan(at, n), std::span(documents).subspan(at, n));
     }
   }
   const auto part = [&](int64_t first, int64_t count) {
@@ -109,7 +117,8 @@ StepReport Trainer::step(Look look) {
   std::vector<float> scale;
   for (int64_t k = 0; k <= depths; ++k) {
     const auto valid = static_cast<double>(model::count_valid(part(0, batch).targets(k)));
-    const double weight = k == 0 ? 1 : options_.mtp_lambda / static_cast<double>(depths);
+    const double weight =
+        k == 0 ? 1 : schedule_.mtp_lambda(report.step) / static_cast<double>(depths);
     scale.push_back(valid > 0 ? static_cast<float>(weight / valid) : 0.0F);
   }
   const auto balance_scale = static_cast<float>(options_.alpha / static_cast<double>(batch));
@@ -145,12 +154,14 @@ StepReport Trainer::step(Look look) {
 
   report.clipped = options_.clip > 0 && report.gradient_norm > options_.clip;
   const double factor = report.clipped ? options_.clip / report.gradient_norm : 1.0;
-  optimizer_.step(options_, report.step, static_cast<float>(factor),
+  optimizer_.step({report.step, report.learning_rate, factor},
                   look == Look::kModules ? &report.modules : nullptr);
   model_.for_each_router([&](int64_t, model::Router& router) {
     if (!router.has_bias()) return;
-    ops::update_bias(router.bias_E, router.counts_E, static_cast<float>(options_.gamma));
+    ops::update_bias(router.bias_E, router.counts_E,
+                     static_cast<float>(schedule_.gamma(report.step)));
   });
+  optimizer_.average_biases(report.step);
   report.routers = router_loads(model_);
   ++done_;
   return report;

@@ -9,7 +9,9 @@
 #include <span>
 #include <vector>
 
+#include "model/memory.h"
 #include "train/optimizer.h"
+#include "train/schedule.h"
 
 namespace minke::train {
 
@@ -40,7 +42,7 @@ struct StepReport {
   double balance = 0;            // mean over sequences, sum over layers, without alpha
   double learning_rate = 0, gradient_norm = 0;
   bool clipped = false;
-  int64_t tokens = 0;
+  int64_t batch = 0, tokens = 0;  // sequences, and their positions
   std::vector<RouterLoad> routers;
   std::vector<ModuleNorms> modules;  // where asked for
 };
@@ -60,6 +62,7 @@ class Trainer {
   void resume_at(int64_t done) { done_ = done; }
   Optimizer& optimizer() { return optimizer_; }
   const Options& options() const { return options_; }
+  const Schedule& schedule() const { return schedule_; }
   // A pass of this trainer's memory, for evaluation between steps.
   model::Pass pass() { return {model_.precision(), saved_, scratch_, recompute_of(options_)}; }
   size_t peak_activations() const { return saved_.peak(); }
@@ -68,6 +71,7 @@ class Trainer {
  private:
   model::Transformer& model_;
   Options options_;
+  Schedule schedule_;
   RowSource rows_;
   Optimizer optimizer_;
   Arena saved_, scratch_;
@@ -76,5 +80,8 @@ class Trainer {
 
 // Sequences computed at once.
 int64_t micro_batch(const Options& options);
+
+// What a run with these options takes.
+model::StepMemory step_memory(const model::ModelConfig& config, const Options& options);
 
 }  // namespace minke::train

@@ -19,12 +19,12 @@ const fs::path kGolden = MINKE_GOLDEN_DIR;
 class BadModel : public testing::Test {
  protected:
   static void SetUpTestSuite() {
-    runs_ = new SmallRuns;
-    expect_success(run_program(runs_->flags("run", {"--steps", "2"})));
+    runs = new SmallRuns;
+    expect_success(run_program(runs->flags("run", {"--steps", "2"})));
   }
-  static void TearDownTestSuite() { delete runs_; }
+  static void TearDownTestSuite() { delete runs; }
   BadModel() {
-    fs::copy(runs_->path("run/checkpoint"), folder_ / "model");
+    fs::copy(runs->path("run/checkpoint"), folder_ / "model");
     // verify needs an oracle's results before it looks at weights.
     const Said said =
         run_program({"verify", "--write", (folder_ / "made").string(), "--model", path().string()});
@@ -67,17 +67,17 @@ class BadModel : public testing::Test {
       SCOPED_TRACE(command);
       std::vector<std::string> line = {command, path().string()};
       if (line[0] == "generate") line.insert(line.end(), {"--prompt", "Anne"});
-      if (line[0] == "eval") line.insert(line.end(), {"--data", runs_->path("valid.txt")});
+      if (line[0] == "eval") line.insert(line.end(), {"--data", runs->path("valid.txt")});
       const Said said = run_program(line, "Anne\n");
       expect_fault(said, parts...);
       EXPECT_EQ(said.err.find("minke: "), 0U) << said.err;  // and nothing else
     }
   }
 
-  static SmallRuns* runs_;
+  static SmallRuns* runs;
   TemporaryFolder folder_;
 };
-SmallRuns* BadModel::runs_ = nullptr;
+SmallRuns* BadModel::runs = nullptr;
 
 const std::vector<const char*> kAll = {"generate", "chat", "eval", "verify", "inspect"};
 const std::vector<const char*> kLoading = {"generate", "chat", "eval", "verify"};

@@ -55,6 +55,36 @@ TEST(Eval, IsTheFigureThatTrainingEndedWith) {
   EXPECT_NEAR(nats / std::log(2) / static_cast<double>(text.size()), bits, 1e-4);
 }
 
+// The averaged weights are a model of their own, for every command that reads one.
+TEST(Eval, AveragedWeightsAreRead) {
+  const SmallRuns runs;
+  expect_success(run_program(runs.flags("run", {"--steps", "40", "--ema", "0.9"})));
+  double last = 0, averaged = 0;
+  std::istringstream lines(read_file(runs.path("run/metrics.jsonl")));
+  for (std::string line; std::getline(lines, line);) {
+    const auto event = nlohmann::json::parse(line);
+    if (event["event"] != "eval") continue;
+    last = event["bits_per_byte"];
+    averaged = event["ema"]["bits_per_byte"];
+  }
+  const Said said =
+      run_program({"eval", runs.path("run"), "--data", runs.path("valid.txt"), "--ema"});
+  expect_success(said);
+  // The file holds them in FP32, and only what was BF16 in training too is BF16.
+  EXPECT_NEAR(number_after(said.out, "bits per byte: "), averaged, 1e-4);
+  EXPECT_GT(std::abs(averaged - last), 1e-3);
+  for (const char* flag : {"--ema", ""}) {
+    std::vector<std::string> line = {
+        "generate", runs.path("run"), "--prompt", "Anne", "--max-tokens", "8", flag};
+    if (line.back().empty()) line.pop_back();
+    expect_success(run_program(line));
+  }
+  expect_success(run_program(runs.flags("without", {"--steps", "2"})));
+  expect_fault(
+      run_program({"eval", runs.path("without"), "--data", runs.path("valid.txt"), "--ema"}),
+      "without", "averaged", "--ema");
+}
+
 TEST(Eval, BadInputIsNamed) {
   const SmallRuns runs;
   expect_success(run_program(runs.flags("run", {"--steps", "2"})));

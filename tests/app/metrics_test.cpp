@@ -88,7 +88,8 @@ std::vector<json> events_of(const SmallRuns& runs, const std::string& out) {
 TEST(Metrics, AreWhatTheirSchemaSays) {
   const Schema schema = documented();
   const SmallRuns runs;
-  expect_success(run_program(runs.flags("run", {"--steps", "10", "--eval-every", "5"})));
+  expect_success(
+      run_program(runs.flags("run", {"--steps", "10", "--ema", "0.9", "--eval-every", "5"})));
   std::map<std::string, int> events;
   std::map<std::string, std::set<std::string>> seen;
   for (const json& event : events_of(runs, "run")) {

@@ -109,6 +109,8 @@ class SmallRuns {
     for (const char* name : {"model.safetensors", "optimizer.safetensors", "trainer_state.json"}) {
       all += read_file(folder_ / out / "checkpoint" / name);
     }
+    const fs::path averages = folder_ / out / "checkpoint/ema.safetensors";
+    if (fs::exists(averages)) all += read_file(averages);
     return all;
   }
 

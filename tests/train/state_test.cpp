@@ -93,7 +93,7 @@ TEST(State, TheDiskThatARunStatesIsEnough) {
   for (const auto& entry : fs::directory_iterator(folder.path() / "saved")) {
     bytes += entry.file_size();
   }
-  EXPECT_LE(bytes, state_bytes_on_disk(run.config.model));
+  EXPECT_LE(bytes, state_bytes_on_disk(run.config.model, run.trainer.options()));
 }
 
 }  // namespace

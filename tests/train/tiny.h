@@ -55,7 +55,7 @@ inline void counting_rows(int64_t index, std::span<int32_t> tokens, std::span<in
   }
 }
 
-// All weights, moments and biases, byte for byte.
+// All weights, moments, biases and averages, byte for byte.
 inline std::vector<std::byte> state_bytes(model::Transformer& model, Trainer& trainer) {
   std::vector<std::byte> out;
   const auto add = [&](const Tensor& t) {
@@ -68,6 +68,8 @@ inline std::vector<std::byte> state_bytes(model::Transformer& model, Trainer& tr
     add(moments.m);
     add(moments.v);
   }
+  for (const auto& average : trainer.optimizer().averages().weights) add(average);
+  for (const auto& average : trainer.optimizer().averages().biases) add(average);
   return out;
 }
 

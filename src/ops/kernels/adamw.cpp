@@ -20,10 +20,17 @@ void step(float* w, float* m, float* v, const float* g, const AdamWFactors& f, i
   });
 }
 
+void average(float* average, const float* w, float rate, int64_t count) {
+  for_each_vector(count, [&](int64_t i, int n) {
+    const Vec before = load_n(average + i, n);
+    store_n(average + i, before + splat(rate) * (load_n(w + i, n) - before), n);
+  });
+}
+
 }  // namespace
 
 const AdamWKernels& adamw_kernels() {
-  static constexpr AdamWKernels kTable{step};
+  static constexpr AdamWKernels kTable{step, average};
   return kTable;
 }
 

@@ -16,6 +16,8 @@ struct AdamWFactors {
 struct AdamWKernels {
   // Multiplications and additions are rounded one by one: the same bytes on every instruction set.
   void (*step)(float* w, float* m, float* v, const float* g, const AdamWFactors& f, int64_t n);
+  // average += rate * (w - average)
+  void (*average)(float* average, const float* w, float rate, int64_t n);
 };
 MINKE_DECLARE_KERNELS(AdamWKernels, adamw_kernels)
 
