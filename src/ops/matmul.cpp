@@ -8,27 +8,41 @@
 #include "ops/dispatch.h"
 #include "ops/elementwise.h"
 #include "ops/kernels/matmul.h"
+#include "ops/kernels/matmul_fp8.h"
 #include "ops/kernels/matmul_pack.h"
 
 namespace minke::ops {
 namespace {
 
+using kernels::Fp8Kernels;
 using kernels::kBlockRows;
+using kernels::kFp8UnitBytes;
 using kernels::kPanel;
 using kernels::kUnitBytes;
 using kernels::MatmulBlock;
 
-int64_t numbers_per_unit(DType format) { return format == DType::kBF16 ? 2 : 1; }
-int64_t unit_count(DType format, int64_t k) { return ceil_div(k, numbers_per_unit(format)); }
-int64_t panel_bytes(const Packed& x) { return unit_count(x.format, x.k) * kPanel * kUnitBytes; }
+static_assert(kScaleBlock == kernels::kScaleBlock);
+
+bool is_codes(DType format) { return format == DType::kE4M3; }
+int64_t numbers_per_unit(DType format) { return format == DType::kF32 ? 1 : 2; }
+// Of one panel, a unit of the sum.
+int64_t unit_bytes(DType format) { return is_codes(format) ? kFp8UnitBytes : kPanel * kUnitBytes; }
+int64_t panel_bytes(DType format, int64_t k) {
+  return ceil_div(k, numbers_per_unit(format)) * unit_bytes(format);
+}
+int64_t panel_bytes(const Packed& x) { return panel_bytes(x.format, x.k); }
 
 Matrix part(const Matrix& x, int64_t row, int64_t rows, int64_t column, int64_t columns) {
   return x.row_range(row, std::min(rows, x.rows - row))
       .columns(column, std::min(columns, x.cols - column));
 }
 
+void check_format(DType format) {
+  if (!is_codes(format)) format_index(format);
+}
+
 void check_packed(const Packed& x) {
-  format_index(x.format);
+  check_format(x.format);
   MINKE_CHECK(x.n >= 0 && x.k >= 0 && reinterpret_cast<uintptr_t>(x.data) % 64 == 0);
 }
 
@@ -59,12 +73,20 @@ struct Operation {
   int64_t group_rows = 0, group_stride = 0, row_stride = 0, unit_stride = 0;  // as MatmulBlock's
   Packed right;
   bool accumulate = false;
+  DType left_format = DType::kF32;  // where the right side is codes
+  Scales left_scales = {};
 };
 
 Operation operation(const Product& p) {
   check_packed(p.right);
-  MINKE_CHECK(p.left.dtype == p.right.format, "left is {}, right {}", name_of(p.left.dtype),
-              name_of(p.right.format));
+  if (is_codes(p.right.format)) {
+    format_index(p.left.dtype);
+    MINKE_CHECK(p.right.scales.data != nullptr && p.left_scales.tile == 1);
+    MINKE_CHECK(p.right.segment % 2 == 0, "a segment of {}", p.right.segment);
+  } else {
+    MINKE_CHECK(p.left.dtype == p.right.format, "left is {}, right {}", name_of(p.left.dtype),
+                name_of(p.right.format));
+  }
   MINKE_CHECK(p.left.cols == p.right.k && p.out.rows == p.left.rows && p.out.cols == p.right.n,
               "[{}, {}] . [{}, {}]^T into [{}, {}]", p.left.rows, p.left.cols, p.right.n, p.right.k,
               p.out.rows, p.out.cols);
@@ -78,13 +100,47 @@ Operation operation(const Product& p) {
           stride,
           kUnitBytes,
           p.right,
-          p.accumulate};
+          p.accumulate,
+          p.left.dtype,
+          p.left_scales};
+}
+
+// As run_block, where the right side is codes.
+void run_fp8_block(const Operation& op, int64_t row, int64_t panel, const Matrix& out) {
+  kernels::Fp8Block block{};
+  block.left =
+      op.left + row / op.group_rows * op.group_stride + row % op.group_rows * op.row_stride;
+  block.group_rows = op.group_rows;
+  block.group_stride = op.group_stride;
+  block.row_stride = op.row_stride;
+  block.unit_stride = op.unit_stride;
+  if (op.left_scales.data != nullptr) {
+    block.left_scale = op.left_scales.data + row * op.left_scales.stride;
+  }
+  block.left_scale_row = op.left_scales.stride;
+  block.left_scale_block = op.left_scales.block_stride;
+  block.right = op.right.data + panel * panel_bytes(op.right);
+  block.right_scale = op.right.scales.data;
+  block.first_column = panel * kPanel;
+  block.right_tile = op.right.scales.tile;
+  block.right_scale_tile = op.right.scales.stride;
+  block.right_scale_block = op.right.scales.block_stride;
+  block.rows = out.rows;
+  block.cols = out.cols;
+  block.k = op.k;
+  block.segment = op.right.segment > 0 ? op.right.segment : op.k;
+  block.out = out.data;
+  block.out_stride = out.stride;
+  block.accumulate = op.accumulate;
+  MINKE_KERNELS(Fp8Kernels, fp8_kernels)
+      ->block[format_index(op.left_format)][format_index(out.dtype)](block);
 }
 
 void run_block(const Operation& op, const Cut& cut, int64_t chunk) {
   const int64_t row = chunk / cut.panel_blocks * cut.rows;
   const int64_t panel = chunk % cut.panel_blocks * cut.panels;
   const Matrix out = part(op.out, row, cut.rows, panel * kPanel, cut.panels * kPanel);
+  if (is_codes(op.right.format)) return run_fp8_block(op, row, panel, out);
   MatmulBlock block{};
   // A block of rows begins a group, or is within the only one.
   block.left =
@@ -119,15 +175,17 @@ void run(std::span<const Operation> operations) {
 }  // namespace
 
 size_t packed_bytes(DType format, int64_t n, int64_t k) {
-  format_index(format);
+  check_format(format);
   MINKE_CHECK(n >= 0 && k >= 0);
-  return static_cast<size_t>(ceil_div(n, kPanel) * unit_count(format, k) * kPanel * kUnitBytes);
+  return static_cast<size_t>(ceil_div(n, kPanel) * panel_bytes(format, k));
 }
 
 void pack_rows_part(const PackJob& job, int64_t row) {
   const auto& [to, from] = job;
-  const auto pack = MINKE_KERNELS(kernels::PackKernels, pack_kernels)
-                        ->rows[format_index(to.format)][format_index(from.dtype)];
+  const auto pack = is_codes(to.format)
+                        ? MINKE_KERNELS(Fp8Kernels, fp8_kernels)->pack_rows
+                        : MINKE_KERNELS(kernels::PackKernels, pack_kernels)
+                              ->rows[format_index(to.format)][format_index(from.dtype)];
   for (int64_t r = row; r < std::min(row + kPackRows, from.rows); r += kPanel) {
     pack(to.data + r / kPanel * panel_bytes(to), part(from, r, kPanel, 0, from.cols));
   }
@@ -135,17 +193,20 @@ void pack_rows_part(const PackJob& job, int64_t row) {
 
 void pack_columns_part(const PackJob& job, int64_t row) {
   const auto& [to, from] = job;
-  const auto pack = MINKE_KERNELS(kernels::PackKernels, pack_kernels)
-                        ->columns[format_index(to.format)][format_index(from.dtype)];
+  const auto pack = is_codes(to.format)
+                        ? MINKE_KERNELS(Fp8Kernels, fp8_kernels)->pack_columns
+                        : MINKE_KERNELS(kernels::PackKernels, pack_kernels)
+                              ->columns[format_index(to.format)][format_index(from.dtype)];
   const int64_t unit = row / numbers_per_unit(to.format);
   for (int64_t p = 0; p < ceil_div(to.n, kPanel); ++p) {
-    pack(to.data + p * panel_bytes(to) + unit * kPanel * kUnitBytes,
+    pack(to.data + p * panel_bytes(to) + unit * unit_bytes(to.format),
          part(from, row, kPackRows, p * kPanel, kPanel));
   }
 }
 
 void check(const PackJob& job, bool by_columns) {
   check_packed(job.to);
+  MINKE_CHECK(is_codes(job.to.format) == is_codes(job.from.dtype));
   MINKE_CHECK(job.from.rows == (by_columns ? job.to.k : job.to.n) &&
               job.from.cols == (by_columns ? job.to.n : job.to.k));
 }

@@ -1,10 +1,11 @@
 // Products of matrices: the three of a linear layer y = x W^T (fprop, dgrad, wgrad), alone or for a
-// group of experts. FP32 operands, or BF16 operands; sums are FP32 in every case.
+// group of experts. FP32 or BF16 operands, or E4M3 ones with scales; sums are FP32 in every case.
 //
 // A product reads operands, not formats. The right operand is packed once: panels of kPanel
 // columns, for BF16 with pairs of neighbours along the sum side by side (VNNI order). The left
 // operand is rows of the same format, as they lie in memory (`prepare` converts them where they are
-// in another).
+// in another). E4M3 on the right goes with FP32 or BF16 on the left, and is multiplied in that
+// format, which holds every code exactly.
 //
 // Every number of a result is summed over k in one fixed order that depends on neither the threads
 // nor the other rows, so a row's result is the same bytes whatever it is computed with.
@@ -16,18 +17,35 @@
 
 namespace minke::ops {
 
+// Scales of an operand whose numbers are code * scale: one FP32 for `tile` rows (of what is m or n
+// in a product) by kScaleBlock of the sum. A view: scale (i, b) is data[i * stride + b *
+// block_stride], and scales of a weight as files have them serve fprop (tile 128, stride
+// ceil(k / 128), block_stride 1) and dgrad (tile 128, stride 1, block_stride ceil(n / 128)).
+// Each block of the sum is added up by itself, multiplied by both sides' scales, and added to the
+// total in FP32 (V3 report, section 3.3.2).
+inline constexpr int64_t kScaleBlock = 128;
+struct Scales {
+  const float* data = nullptr;  // null: all are 1
+  int64_t tile = 1, stride = 0, block_stride = 0;
+};
+
 // B[n, k] of a product C[m, n] = sum_k A[m, k] B[n, k], packed. A view: the memory (packed_bytes)
 // is the caller's, aligned to 64.
 struct Packed {
   std::byte* data = nullptr;
-  DType format = DType::kF32;  // kF32 or kBF16
+  DType format = DType::kF32;  // kF32, kBF16 or kE4M3
   int64_t n = 0, k = 0;
+  // Of kE4M3 alone. scales is never null; blocks of the sum begin anew at multiples of `segment`
+  // (even; 0: there is one), as those of weights that are stacked along it do.
+  Scales scales = {};
+  int64_t segment = 0;
 };
 
 size_t packed_bytes(DType format, int64_t n, int64_t k);
 
 // Packs B[n, k] = w[n, k] (w_NK: fprop of a weight) or B[n, k] = w[k, n] (w_KN: dgrad of a weight).
-// w is FP32 or BF16; FP32 to BF16 rounds to nearest even. The spans run in parallel over all items.
+// w is FP32 or BF16; FP32 to BF16 rounds to nearest even. Codes of E4M3 are packed from codes. The
+// spans run in parallel over all items.
 struct PackJob {
   Packed to;
   Matrix from;
@@ -44,13 +62,14 @@ void pack_columns_part(const PackJob& job, int64_t row);
 // x itself where it has that format already, else a converted copy in `scratch`.
 Matrix prepare(Arena& scratch, const Matrix& x, DType format);
 
-// out (+)= left . right^T.   left [M, K] in right's format, out [M, N] FP32 or BF16 (accumulate:
-// FP32 only).
+// out (+)= left . right^T.   left [M, K] in right's format (FP32 or BF16 where that is E4M3), out
+// [M, N] FP32 or BF16 (accumulate: FP32 only).
 struct Product {
   Matrix out;
   Matrix left;
   Packed right;
   bool accumulate = false;
+  Scales left_scales = {};  // of the left side's rows (tile 1), where right is E4M3
 };
 // All products, their tiles shared out over the threads together. M = 0 is allowed (an idle
 // expert).
