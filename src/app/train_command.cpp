@@ -1,6 +1,7 @@
 #include "app/train_command.h"
 
 #include <memory>
+#include <set>
 #include <sstream>
 
 #include "base/error.h"
@@ -58,13 +59,16 @@ void run(const CLI::App& command, const TrainArguments& arguments) {
   } else {
     if (!arguments.out.empty()) fail("--resume continues in its own folder; leave --out away");
     out = arguments.resume;
+    std::set<std::string> given;
     train::visit_fields(
         arguments.options, [&](const char* flag, const auto&, train::Scope scope, const char*) {
-          if (scope == train::Scope::kRun && command.count(std::string("--") + flag) > 0) {
+          if (command.count(std::string("--") + flag) == 0) return;
+          given.insert(flag);
+          if (scope == train::Scope::kRun) {
             fail("--{} cannot change in a run that is resumed: it would be another run", flag);
           }
         });
-    result = train::resume_run(arguments.options, out);
+    result = train::resume_run(arguments.options, given, out);
   }
   if (result.finished && !arguments.no_report) study::write_report(out);
 }

@@ -1,8 +1,10 @@
 #include "ops/adamw.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 
+#include "base/hash.h"
 #include "base/profile.h"
 #include "ops/chunks.h"
 #include "ops/dispatch.h"
@@ -40,6 +42,7 @@ int64_t chunk_numbers(const AdamWUpdate& u) {
 void check(const AdamWUpdate& u) {
   MINKE_CHECK(u.m.shape() == u.weight.shape() && u.v.shape() == u.weight.shape() &&
               u.gradient.shape() == u.weight.shape());
+  MINKE_CHECK(u.m.dtype() == u.v.dtype());
   MINKE_CHECK(u.average.empty() || u.average.shape() == u.weight.shape());
   if (u.by_rows.data != nullptr) check(PackJob{u.by_rows, u.weight}, false);
   if (u.by_columns.data != nullptr) check(PackJob{u.by_columns, u.weight}, true);
@@ -63,11 +66,21 @@ void adamw(std::span<const AdamWUpdate> updates, const AdamW& how) {
     factors.weight_decay = u.weight_decay;
     const int64_t begin = chunk * chunk_numbers(u);
     const int64_t count = std::min(chunk_numbers(u), u.weight.count() - begin);
-    kernel->step(u.weight.data<float>() + begin, u.m.data<float>() + begin,
-                 u.v.data<float>() + begin, u.gradient.data<float>() + begin, factors, count);
+    float* weight = u.weight.data<float>() + begin;
+    const float* gradient = u.gradient.data<float>() + begin;
+    if (u.m.dtype() == DType::kF32) {
+      kernel->step(weight, u.m.data<float>() + begin, u.v.data<float>() + begin, gradient, factors,
+                   count);
+    } else if (!u.rounding) {
+      kernel->step_nearest(weight, u.m.data<bf16>() + begin, u.v.data<bf16>() + begin, gradient,
+                           factors, count);
+    } else {
+      const std::array<uint64_t, 2> stream = {*u.rounding, static_cast<uint64_t>(chunk)};
+      kernel->step_random(weight, u.m.data<bf16>() + begin, u.v.data<bf16>() + begin, gradient,
+                          factors, hash64(stream.data(), sizeof stream), count);
+    }
     if (!u.average.empty()) {
-      kernel->average(u.average.data<float>() + begin, u.weight.data<float>() + begin,
-                      how.average_rate, count);
+      kernel->average(u.average.data<float>() + begin, weight, how.average_rate, count);
     }
     if (u.by_rows.data != nullptr) pack_rows_part({u.by_rows, u.weight}, chunk * kPackRows);
     if (u.by_columns.data != nullptr) {

@@ -1,6 +1,7 @@
 // AdamW (Loshchilov and Hutter 2019): one step of some tensors, and of what is packed from them.
 #pragma once
 
+#include <optional>
 #include <span>
 
 #include "ops/matmul.h"
@@ -14,7 +15,9 @@ struct AdamW {
   float average_rate = 0;    // how far averages move towards the new weights
 };
 
-// weight, m, v, gradient: FP32 of one shape. weight -= lr * (m^ / (sqrt(v^) + eps) + weight_decay *
+// weight, gradient, m, v: of one shape; FP32, but m and v may be BF16: then they are rounded to
+// nearest even, or, where `rounding` is the key of a stream of random numbers, to the one or the
+// other neighbour so that the mean is right. weight -= lr * (m^ / (sqrt(v^) + eps) + weight_decay *
 // weight). `average`, where there is one, likewise FP32: average += average_rate * (weight -
 // average), with the new weight. Where `by_rows` and `by_columns` have memory, the new weight is
 // packed there as pack_rows and pack_columns would: its rows are still in the cache.
@@ -23,6 +26,7 @@ struct AdamWUpdate {
   float weight_decay = 0;
   Packed by_rows, by_columns;
   Tensor average = {};
+  std::optional<uint64_t> rounding = {};
 };
 void adamw(std::span<const AdamWUpdate> updates, const AdamW& how);
 

@@ -180,13 +180,16 @@ class SumOfSquaresRun final : public OpRun {
 
 class AdamWRun final : public OpRun {
  public:
-  AdamWRun(int64_t n, bool bench) : bench_(bench) {
-    for (const char* name : {"w", "m", "v", "g"}) {
-      before_.push_back(random_tensor(name, DType::kF32, {n}, 0.1));
-    }
-    for (float& v : before_[2].span<float>()) v = v * v;
+  AdamWRun(int64_t n, DType moments, bool bench) : bench_(bench) {
+    const OwnedTensor v = random_tensor("v", DType::kF32, {n}, 0.1);
+    for (float& x : v.span<float>()) x = x * x;
+    before_.push_back(random_tensor("w", DType::kF32, {n}, 0.1));
+    before_.push_back(random_tensor("m", moments, {n}, 0.1));
+    before_.emplace_back(moments, Shape{n});
+    ops::convert(before_.back(), v);
+    before_.push_back(random_tensor("g", DType::kF32, {n}, 0.1));
     if (bench) return;
-    for (int i = 0; i < 3; ++i) after_.emplace_back(DType::kF32, Shape{n});
+    for (size_t i = 0; i < 3; ++i) after_.emplace_back(before_[i].dtype(), Shape{n});
   }
   void run() override {
     if (!bench_) {
@@ -213,8 +216,9 @@ class AdamWRun final : public OpRun {
       // 1 - beta, the scaled gradient, the product, the sum.
       const double m_size =
           how.beta1 * std::abs(m0[i]) + (1 - how.beta1) * std::abs(g[i] * how.gradient_scale);
-      m_bound.push_back(4 * kU * m_size);
-      v_bound.push_back(6 * kU * v[i]);
+      const double kept = after_[1].dtype() == DType::kBF16 ? kRoundoffBF16 : 0;
+      m_bound.push_back((4 * kU + kept) * m_size);
+      v_bound.push_back((6 * kU + kept) * v[i]);
       // m^: 2 more; sqrt(v^) + eps: (6 + 2) / 2 + 2; the division, lr, and adding the decay.
       const double correction = 1 - std::pow(how.beta1, static_cast<double>(how.step));
       const double v_hat = v[i] / (1 - std::pow(how.beta2, static_cast<double>(how.step)));
@@ -267,13 +271,14 @@ void add_convert(OpCases& cases, const Size& size, DType to, DType from, bool be
        .make = [=] { return std::make_unique<ConvertRun>(size, to, from); }});
 }
 
-void add_adamw(OpCases& cases, int64_t n, bool bench) {
+void add_adamw(OpCases& cases, int64_t n, DType moments, bool bench) {
   cases.push_back({.op = "adamw",
-                   .shape = fmt::format("{}", n),
+                   .shape = fmt::format("{} moments {}", n, short_name(moments)),
                    .limit = Limit::kMemory,
-                   .work = static_cast<double>(n) * 7 * sizeof(float),
+                   .work = static_cast<double>(n) *
+                           static_cast<double>(3 * sizeof(float) + 4 * size_of(moments)),
                    .bench = bench,
-                   .make = [=] { return std::make_unique<AdamWRun>(n, bench); }});
+                   .make = [=] { return std::make_unique<AdamWRun>(n, moments, bench); }});
 }
 
 void add_sums(OpCases& cases, const Size& size) {
@@ -299,8 +304,8 @@ void add_elementwise_cases(OpCases& cases) {
   for (const int64_t n : kTailSizes) sizes.push_back({2, n, n % 3});
   for (const Size& size : sizes) {
     add_sums(cases, size);
-    add_adamw(cases, size.rows * size.cols, false);
     for (const DType a : kFormats) {
+      add_adamw(cases, size.rows * size.cols, a, false);
       for (const DType b : kFormats) {
         const bool weighted = (size.cols + (a == b ? 1 : 0)) % 2 == 0;
         add_swiglu(cases, size, a, b, weighted, false);
@@ -317,7 +322,7 @@ void add_elementwise_cases(OpCases& cases) {
     add_swiglu_backward(cases, size, format, format, format, true, true);
   }
   add_convert(cases, size, DType::kBF16, DType::kF32, true);
-  add_adamw(cases, int64_t{1} << 24, true);
+  for (const DType moments : kFormats) add_adamw(cases, int64_t{1} << 24, moments, true);
 }
 
 }  // namespace minke::study

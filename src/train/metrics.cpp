@@ -51,6 +51,16 @@ nlohmann::json step_event(const StepReport& r, const std::vector<ProfileEntry>& 
           {"time", time}};
 }
 
+nlohmann::json spike_event(const StepReport& r, int64_t done, const std::string& action) {
+  nlohmann::json event = {{"event", "spike"}, {"step", done}, {"at", r.step}, {"action", action}};
+  if (!r.spike.finite) return event;
+  event["loss"] = r.loss;
+  event["loss_z"] = r.spike.loss_z;
+  event["gradient_norm"] = r.gradient_norm;
+  event["gradient_z"] = r.spike.gradient_z;
+  return event;
+}
+
 nlohmann::json modules_event(const StepReport& r) {
   nlohmann::json modules = nlohmann::json::array();
   for (const ModuleNorms& n : r.modules) {

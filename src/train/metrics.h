@@ -27,6 +27,8 @@ class MetricsLog {
 
 // What of an event the pieces that are passed know; the rest is for the caller to add.
 nlohmann::json step_event(const StepReport& report, const std::vector<ProfileEntry>& profile);
+// `done`: steps that were done when it was met.
+nlohmann::json spike_event(const StepReport& report, int64_t done, const std::string& action);
 nlohmann::json modules_event(const StepReport& report);
 nlohmann::json routers_event(int64_t step, const std::vector<RouterLoad>& routers);
 nlohmann::json memory_event(int64_t step, const model::StepMemory& planned, const Trainer& trainer);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "base/rng.h"
 #include "ops/adamw.h"
 #include "ops/elementwise.h"
 
@@ -12,7 +13,8 @@ Optimizer::Optimizer(model::Transformer& model, const Options& options)
     : model_(model), options_(options) {
   model_.for_each_weight([&](model::Weight& weight) {
     const Shape shape = weight.master().shape();
-    moments_.push_back({OwnedTensor(DType::kF32, shape), OwnedTensor(DType::kF32, shape)});
+    const DType kept = moments_of(options);
+    moments_.push_back({OwnedTensor(kept, shape), OwnedTensor(kept, shape)});
     if (options_.ema > 0) averages_.weights.emplace_back(DType::kF32, shape);
   });
   model_.for_each_router([&](int64_t, model::Router& router) {
@@ -70,6 +72,12 @@ void Optimizer::step(const OptimizerStep& how, std::vector<ModuleNorms>* norms) 
     weight.add_updates(moments.m, moments.v,
                        averages_.exist() ? Tensor(averages_.weights[i]) : Tensor(),
                        decays(weight) ? static_cast<float>(options_.weight_decay) : 0.0F, updates);
+    if (options_.moments == "bf16-random") {
+      for (size_t k = 0; k < updates.size(); ++k) {
+        updates[k].rounding = stream_key(options_.seed, static_cast<uint64_t>(how.step),
+                                         fmt::format("moments.{}.{}", i, k));
+      }
+    }
     ++i;
     if (norms == nullptr) return;
     ModuleNorms& sums = module_of(weight, *norms);

@@ -1,4 +1,5 @@
-// AdamW over all weights of a model, with FP32 masters and moments, and averages of the weights.
+// AdamW over all weights of a model, with FP32 masters, moments in FP32 or BF16, and averages of
+// the weights.
 #pragma once
 
 #include "model/transformer.h"

@@ -19,6 +19,7 @@ void check(const Options& o) {
   if (o.steps > 0 && o.minutes > 0) fail("--steps and --minutes exclude each other; give one");
   precision_of(o);
   recompute_of(o);
+  moments_of(o);
   check_range("valid-fraction", o.valid_fraction, 0, 0.5);
   check_range("steps", static_cast<double>(o.steps), 0, 1e9);
   check_range("minutes", o.minutes, 0, 1e6);
@@ -59,9 +60,16 @@ void check(const Options& o) {
   check_range("gamma", o.gamma, 0, 1);
   check_range("gamma-until", o.gamma_until, 0, 1);
   check_range("ema", o.ema, 0, 0.9999999);
+  if (o.on_spike != "none" && o.on_spike != "skip" && o.on_spike != "stop" &&
+      o.on_spike != "rollback") {
+    fail("--on-spike {}: expected none, skip, stop or rollback", o.on_spike);
+  }
+  check_range("spike-z", o.spike_z, 0.1, 1e6);
   check_range("eval-every", static_cast<double>(o.eval_every), 0, 1e9);
   check_range("sample-every", static_cast<double>(o.sample_every), 0, 1e9);
   check_range("save-every", static_cast<double>(o.save_every), 0, 1e9);
+  check_range("keep-last", static_cast<double>(o.keep_last), 0, 1e6);
+  check_range("keep-every", static_cast<double>(o.keep_every), 0, 1e9);
   check_range("stop-at", static_cast<double>(o.stop_at), 0, 1e9);
 }
 
@@ -69,6 +77,12 @@ model::Precision precision_of(const Options& o) {
   if (o.precision == "fp32") return model::Precision::kF32;
   if (o.precision == "bf16") return model::Precision::kBF16;
   fail("--precision {}: expected bf16 or fp32", o.precision);
+}
+
+DType moments_of(const Options& o) {
+  if (o.moments == "fp32") return DType::kF32;
+  if (o.moments == "bf16" || o.moments == "bf16-random") return DType::kBF16;
+  fail("--moments {}: expected fp32, bf16 or bf16-random", o.moments);
 }
 
 model::Recompute recompute_of(const Options& o) {

@@ -43,6 +43,7 @@ struct Options {
   double beta1 = 0.9;
   double beta2 = 0.95;
   double eps = 1e-8;
+  std::string moments = "fp32";
   double weight_decay = 0.1;
   std::vector<std::string> no_decay;
   double clip = 1.0;
@@ -53,10 +54,15 @@ struct Options {
   double gamma = 1e-3;
   double gamma_until = 1;
   double ema = 0;
+  std::string on_spike = "none";
+  double spike_z = 6;
   // What is written meanwhile.
   int64_t eval_every = 0;
   int64_t sample_every = 0;
   int64_t save_every = 0;
+  int64_t keep_last = 0;
+  int64_t keep_every = 0;
+  bool keep_best = false;
   int64_t stop_at = 0;
   std::string sample_prompt;
   // What it costs.
@@ -68,6 +74,7 @@ struct Options {
 // What a setting may change between a run and its continuation.
 enum class Scope {
   kRun,   // fixed at the start: another value would be another run
+  kKept,  // the run's own, unless another is given when it goes on
   kLeave  // when to look, save or stop: free at every start
 };
 
@@ -110,6 +117,9 @@ void visit_fields(Opt& o, Visit&& visit) {
   visit("beta1", o.beta1, kRun, "AdamW: decay of the mean gradient");
   visit("beta2", o.beta2, kRun, "AdamW: decay of the mean squared gradient");
   visit("eps", o.eps, kRun, "AdamW: added to the root of the mean square");
+  visit("moments", o.moments, kRun,
+        "What AdamW's two moments are kept in: fp32, bf16 (rounded to nearest) or bf16-random "
+        "(right in the mean: for a --beta2 near 1)");
   visit("weight-decay", o.weight_decay, kRun, "AdamW: decay of all weights but norms and biases");
   visit("no-decay", o.no_decay, kRun,
         "What else is not decayed, of: embedding, head, router (the gates of experts)");
@@ -125,9 +135,22 @@ void visit_fields(Opt& o, Visit&& visit) {
   visit("ema", o.ema, kRun,
         "Keep averaged weights beside the others: what is left of an average after a step, such "
         "as 0.999 (0: none). `minke eval --ema` and the others read them");
+  visit(
+      "on-spike", o.on_spike, kKept,
+      "What is done where loss or gradient jumps, or is not finite: none (then what is not finite "
+      "ends the run), skip (the step changes nothing), stop (and save), rollback (to the last "
+      "checkpoint, and on with the text after the jump)");
+  visit("spike-z", o.spike_z, kKept,
+        "A jump is so many standard deviations above the last 128 steps");
   visit("eval-every", o.eval_every, kLeave, "Steps between evaluations (0: a tenth of the run)");
   visit("sample-every", o.sample_every, kLeave, "Steps between samples (0: a fifth of the run)");
   visit("save-every", o.save_every, kLeave, "Steps between checkpoints (0: a fifth of the run)");
+  visit("keep-last", o.keep_last, kLeave,
+        "Earlier checkpoints that are kept in checkpoints/, besides the last");
+  visit("keep-every", o.keep_every, kLeave,
+        "Checkpoints that are kept there for good: of steps that are multiples of this");
+  visit("keep-best", o.keep_best, kLeave,
+        "Keep in best/ the checkpoint that reads the held-out text best");
   visit("stop-at", o.stop_at, kLeave, "Save and leave after this step (0: at the end)");
   visit("sample-prompt", o.sample_prompt, kLeave, "What samples continue (default: nothing)");
   visit("recompute", o.recompute, kLeave,
@@ -138,8 +161,9 @@ void visit_fields(Opt& o, Visit&& visit) {
 // Error naming the flag, for values that make no sense.
 void check(const Options& options);
 
-// What options.precision and options.recompute name.
+// What options.precision, recompute and moments name.
 model::Precision precision_of(const Options& options);
 model::Recompute recompute_of(const Options& options);
+DType moments_of(const Options& options);
 
 }  // namespace minke::train

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <limits>
+#include <map>
 
 #include "base/hash.h"
 #include "base/interrupt.h"
@@ -40,6 +42,10 @@ constexpr int64_t kSampleTokens = 120;
 // Shares of a run given in minutes that are kept for what is not a step.
 constexpr double kShareOfSteps = 0.94;
 constexpr int64_t kTimingSteps = 6;
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
+// Spikes one after the other, or rollbacks to one step, after which the run ends: it will not mend.
+constexpr int64_t kMostSkipped = 10;
+constexpr int64_t kMostRollbacks = 3;
 
 // What the processor can do in the run's operands, measured: the best of a few bursts.
 double measured_peak(model::Precision precision) {
@@ -81,6 +87,10 @@ class Run {
   void evaluate_now(bool whole, LiveLine& line);
   void sample_now(LiveLine& line);
   void save(LiveLine& line);
+  void keep_earlier() const;
+  bool meet_spike(const StepReport& report, LiveLine& line);
+  void roll_back(const StepReport& report);
+  void continue_log();
   bool due(int64_t every, int64_t parts, int64_t step) const;
   double flops_per_token() const;
   model::StepMemory memory() const;
@@ -98,21 +108,30 @@ class Run {
   RunIdentity identity_;
   std::unique_ptr<Trainer> trainer_;
   std::unique_ptr<MetricsLog> metrics_;
-  std::vector<RouterLoad> loads_;  // since the last routers event
-  double peak_ = 0;                // FLOP/s of the processor
-  double seconds_before_ = 0;      // of the run before it was resumed
-  double bits_per_byte_ = 0;       // the last evaluation's
-  int64_t clipped_ = 0;            // steps
-  bool concluded_ = false;         // the whole held-out text was evaluated, after the last step
+  std::vector<RouterLoad> loads_;         // since the last routers event
+  double peak_ = 0;                       // FLOP/s of the processor
+  double seconds_before_ = 0;             // of the run before it was resumed
+  double bits_per_byte_ = 0;              // the last evaluation's
+  int64_t clipped_ = 0;                   // steps
+  double best_ = kInfinity;               // of the evaluations during training
+  int64_t saved_at_ = -1;                 // the step of the checkpoint
+  int64_t skipped_ = 0;                   // steps in a row that were spikes
+  std::map<int64_t, int64_t> rollbacks_;  // to a step: how often
+  std::string fault_;                     // why training ended early
+  bool concluded_ = false;  // the whole held-out text was evaluated, after the last step
   Clock::time_point started_ = Clock::now();
 };
 
 void Run::check_resources() const {
   const model::StepMemory memory = this->memory();
   const auto bytes = [](size_t n) { return format_bytes(static_cast<double>(n)); };
-  // Beside the last checkpoint, which a resumed run has already, the one that replaces it.
+  // Beside the last checkpoint, which a resumed run has already, the one that replaces it; and
+  // those that are kept.
+  int64_t checkpoints = (fs::exists(out_ / "checkpoint") ? 1 : 2) + options_.keep_last;
+  if (options_.keep_best) ++checkpoints;
+  if (options_.keep_every > 0) checkpoints += options_.steps / options_.keep_every;
   const uint64_t disk =
-      (fs::exists(out_ / "checkpoint") ? 1 : 2) * state_bytes_on_disk(config_.model, options_);
+      static_cast<uint64_t>(checkpoints) * state_bytes_on_disk(config_.model, options_);
   log::info(
       "memory: {} (weights {}, gradients {}, moments {}, averages {}, operands {}, activations {}, "
       "workspace {}); disk: {}",
@@ -184,14 +203,24 @@ void Run::resume() {
   load_weights_to_resume(folder, model_);
   make_trainer(options_);
   load_state(folder, model_, *trainer_, identity_);
+  continue_log();
+  log::info("resuming after step {} of {}", trainer_->done(), options_.steps);
+}
+
+// After the step that the trainer stands at.
+void Run::continue_log() {
   metrics_ = std::make_unique<MetricsLog>(out_ / "metrics.jsonl", trainer_->done());
+  clipped_ = 0;
+  best_ = kInfinity;
   for (const auto& event : read_metrics(out_ / "metrics.jsonl")) {
     seconds_before_ = event.value("seconds", seconds_before_);
     bits_per_byte_ = event.value("bits_per_byte", bits_per_byte_);
     clipped_ += event.value("clipped", false) ? 1 : 0;
     concluded_ = concluded_ || event.value("whole", false);
+    if (event["event"] == "eval" && !event.value("whole", false)) {
+      best_ = std::min(best_, bits_per_byte_);
+    }
   }
-  log::info("resuming after step {} of {}", trainer_->done(), options_.steps);
 }
 
 bool Run::due(int64_t every, int64_t parts, int64_t step) const {
@@ -292,6 +321,11 @@ void Run::evaluate_now(bool whole, LiveLine& line) {
   event["took"] = seconds_since(start);
   metrics_->write(event);
   line.keep(text);
+  if (whole || result.bits_per_byte >= best_) return;
+  best_ = result.bits_per_byte;
+  if (!options_.keep_best) return;
+  save(line);
+  keep_checkpoint(out_ / "checkpoint", out_ / "best");
 }
 
 void Run::sample_now(LiveLine& line) {
@@ -322,18 +356,75 @@ void Run::sample_now(LiveLine& line) {
 }
 
 void Run::save(LiveLine& line) {
+  if (saved_at_ == trainer_->done()) return;
   line.show("saving");
   const auto start = Clock::now();
   save_state(out_ / "checkpoint", model_, config_, *trainer_, identity_, text_.tokenizer_folder());
+  saved_at_ = trainer_->done();
+  keep_earlier();
   metrics_->write({{"event", "save"}, {"step", trainer_->done()}, {"took", seconds_since(start)}});
+}
+
+// The checkpoint itself is the last of those that are kept; it becomes an earlier one by the next.
+void Run::keep_earlier() const {
+  if (options_.keep_last == 0 && options_.keep_every == 0) return;
+  const fs::path folder = out_ / "checkpoints";
+  keep_checkpoint(out_ / "checkpoint", folder / fmt::format("step-{:09}", saved_at_));
+  std::map<int64_t, fs::path> kept;
+  for (const auto& entry : fs::directory_iterator(folder)) {
+    const std::string name = entry.path().filename().string();
+    if (name.starts_with("step-")) kept[std::strtoll(name.c_str() + 5, nullptr, 10)] = entry.path();
+  }
+  auto left = std::ssize(kept);
+  for (const auto& [step, path] : kept) {
+    if (left-- <= options_.keep_last + 1) break;
+    if (options_.keep_every == 0 || step % options_.keep_every != 0) fs::remove_all(path);
+  }
+}
+
+// Whether training goes on.
+bool Run::meet_spike(const StepReport& r, LiveLine& line) {
+  const std::string what =
+      r.spike.finite
+          ? fmt::format("loss {:.3f} (z {:.1f}), gradient {:.3g} (z {:.1f})", r.loss,
+                        r.spike.loss_z, r.gradient_norm, r.spike.gradient_z)
+          : fmt::format("the {} is not finite", std::isfinite(r.loss) ? "gradient" : "loss");
+  line.keep(fmt::format("step {}: a spike: {}; --on-spike {}", r.step, what, options_.on_spike));
+  bool goes_on = false;
+  if (options_.on_spike == "skip") {
+    goes_on = ++skipped_ < kMostSkipped;
+  } else if (options_.on_spike == "rollback") {
+    goes_on = rollbacks_[saved_at_]++ < kMostRollbacks;
+    if (goes_on) roll_back(r);
+  }
+  metrics_->write(spike_event(r, trainer_->done(), goes_on ? options_.on_spike : "stop"));
+  if (!goes_on) {
+    fault_ = fmt::format(
+        "step {}: {}, and --on-spike {}; it goes on with: minke train --resume {} --on-spike skip",
+        r.step, what, options_.on_spike, out_.string());
+  }
+  return goes_on;
+}
+
+// To the checkpoint; the text up to the spike, and that of its step, is passed over.
+void Run::roll_back(const StepReport& r) {
+  const int64_t passed = trainer_->position().rows_passed_over;
+  load_weights_to_resume(out_ / "checkpoint", model_);
+  load_state(out_ / "checkpoint", model_, *trainer_, identity_);
+  Trainer::Position position = trainer_->position();
+  const Schedule& schedule = trainer_->schedule();
+  position.rows_passed_over = passed + schedule.rows(r.step) - schedule.rows(position.done);
+  trainer_->resume_at(std::move(position));
+  continue_log();
+  loads_.clear();
 }
 
 RunResult Run::train() {
   peak_ = measured_peak(precision_of(options_));
   started_ = Clock::now();
   LiveLine line;
-  // A run that is left before its first step is saved too: it can be gone on with.
-  int64_t saved_at = fs::exists(out_ / "checkpoint") ? trainer_->done() : -1;
+  if (fs::exists(out_ / "checkpoint")) saved_at_ = trainer_->done();
+  if (options_.on_spike == "rollback") save(line);
   double rate = 0;
   const int64_t last =
       options_.stop_at > 0 ? std::min(options_.stop_at, options_.steps) : options_.steps;
@@ -343,20 +434,29 @@ RunResult Run::train() {
     start_profile();
     const StepReport report = trainer_->step(
         due(0, kPictures, trainer_->done() + 1) ? Trainer::Look::kModules : Trainer::Look::kUsual);
+    const std::vector<ProfileEntry> profile = finish_profile();
+    if (report.spike.spike) {
+      if (!meet_spike(report, line)) break;
+      continue;
+    }
+    skipped_ = 0;
     const double now = static_cast<double>(report.tokens) / seconds_since(start);
     rate = rate == 0 ? now : 0.9 * rate + 0.1 * now;
-    write_step(report, finish_profile(), now);
+    write_step(report, profile, now);
     show(report, rate, line);
     if (report.step == options_.steps) continue;
     if (due(options_.eval_every, 10, report.step)) evaluate_now(false, line);
     if (due(options_.sample_every, 5, report.step)) sample_now(line);
-    if (due(options_.save_every, 5, report.step)) {
-      save(line);
-      saved_at = report.step;
-    }
+    const bool keeps = options_.keep_every > 0 && report.step % options_.keep_every == 0;
+    if (keeps || due(options_.save_every, 5, report.step)) save(line);
   }
-  RunResult result{trainer_->done(), trainer_->done() == options_.steps};
-  if (trainer_->done() != saved_at) save(line);
+  // A run that is left before its first step is saved too: it can be gone on with.
+  const RunResult result{trainer_->done(), trainer_->done() == options_.steps};
+  save(line);
+  if (!fault_.empty()) {
+    line.clear();
+    fail("{}", fault_);
+  }
   if (result.finished && !concluded_) {
     evaluate_now(true, line);
     sample_now(line);
@@ -413,7 +513,8 @@ RunResult start_run(Options options, const fs::path& out) {
   return run.train();
 }
 
-RunResult resume_run(const Options& options, const fs::path& out) {
+RunResult resume_run(const Options& options, const std::set<std::string>& given,
+                     const fs::path& out) {
   if (!fs::exists(out / "manifest.json")) fail("{}: holds no run to resume", out.string());
   const FolderLock lock(out);
   recover_folder(out / "checkpoint");
@@ -421,7 +522,7 @@ RunResult resume_run(const Options& options, const fs::path& out) {
     fail("{}: the run had not saved anything yet; remove the folder and start again", out.string());
   }
   Options all = read_manifest_options(out);
-  keep_leave_options(all, options);
+  keep_leave_options(all, options, given);
   check(all);
   RunText text(all, out, RunText::Kind::kResumed);
   auto config = checkpoint::read_config(out / "checkpoint" / "config.json");

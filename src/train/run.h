@@ -6,7 +6,11 @@
 //       tokens/           the tokenised text
 //       metrics.jsonl     see train/metrics.h
 //       checkpoint/       the last one; a Hugging Face folder, see train/state.h
+//       checkpoints/      step-N/: earlier ones, where they are kept; best/ likewise
 #pragma once
+
+#include <set>
+#include <string>
 
 #include "base/file.h"
 #include "train/options.h"
@@ -21,8 +25,9 @@ struct RunResult {
 // Begins a run in `out`, which must not hold one. Error: out is locked, cannot be written, or
 // memory or disk will not do.
 RunResult start_run(Options options, const fs::path& out);
-// Goes on from the last checkpoint in `out`. `options` gives the settings of Scope::kLeave; all
-// others are the run's own.
-RunResult resume_run(const Options& options, const fs::path& out);
+// Goes on from the last checkpoint in `out`. `options` gives the settings of Scope::kLeave, and of
+// Scope::kKept those that `given` names; all others are the run's own.
+RunResult resume_run(const Options& options, const std::set<std::string>& given,
+                     const fs::path& out);
 
 }  // namespace minke::train

@@ -113,14 +113,14 @@ Options read_manifest_options(const fs::path& out) {
   return options;
 }
 
-void keep_leave_options(Options& into, const Options& from) {
+void keep_leave_options(Options& into, const Options& from, const std::set<std::string>& given) {
   std::vector<const void*> fields;
   visit_fields(
       from, [&](const char*, const auto& value, Scope, const char*) { fields.push_back(&value); });
   size_t i = 0;
-  visit_fields(into, [&](const char*, auto& value, Scope scope, const char*) {
+  visit_fields(into, [&](const char* flag, auto& value, Scope scope, const char*) {
     const void* other = fields[i++];
-    if (scope == Scope::kLeave)
+    if (scope == Scope::kLeave || (scope == Scope::kKept && given.contains(flag)))
       value = *static_cast<const std::remove_reference_t<decltype(value)>*>(other);
   });
 }

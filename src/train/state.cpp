@@ -1,6 +1,9 @@
 #include "train/state.h"
 
+#include <cstring>
+
 #include "base/log.h"
+#include "checkpoint/checksums.h"
 #include "checkpoint/json.h"
 #include "checkpoint/model_files.h"
 #include "model/cost.h"
@@ -23,7 +26,8 @@ void for_each_state(model::Transformer& model, Trainer& trainer, Visit&& visit) 
     int64_t at = 0;
     for (const model::Piece& piece : weight.pieces()) {
       const auto part = [&](const Tensor& whole) {
-        return Tensor(whole.data<float>() + at, piece.shape);
+        const auto skip = static_cast<size_t>(at) * size_of(whole.dtype());
+        return Tensor(static_cast<std::byte*>(whole.raw()) + skip, whole.dtype(), piece.shape);
       };
       visit("master." + piece.name, piece.value);
       visit("m." + piece.name, part(moments.m));
@@ -94,16 +98,22 @@ void save_state(const fs::path& folder, model::Transformer& model,
       save_tensors(into / kAveragesFile,
                    [&](auto&& visit) { for_each_average(model, trainer, visit); });
     }
-    const nlohmann::ordered_json state = {{"step", trainer.done()},
+    const Trainer::Position position = trainer.position();
+    const nlohmann::ordered_json state = {{"step", position.done},
                                           {"seq", trainer.options().seq},
+                                          {"rows_passed_over", position.rows_passed_over},
+                                          {"losses", position.steps.loss},
+                                          {"gradients", position.steps.gradient},
                                           {"data_hash", identity.data_hash},
                                           {"tokenizer_hash", identity.tokenizer_hash},
                                           {"isa", identity.isa}};
     write_file_atomic(into / kStateFile, state.dump(2) + "\n");
+    checkpoint::write_checksums(into);
   });
 }
 
 void load_weights_to_resume(const fs::path& folder, model::Transformer& model) {
+  checkpoint::verify_checksums(folder);
   const checkpoint::CheckpointFolder files(folder);
   checkpoint::load_weights(model, files, checkpoint::Use::kTraining);
 }
@@ -128,13 +138,24 @@ void load_state(const fs::path& folder, model::Transformer& model, Trainer& trai
     log::warn("the run began on {} and goes on on {}: its bytes will differ from one that stayed",
               text("isa"), identity.isa);
   }
-  if (!state.contains("step") || !state["step"].is_number_integer() || state["step"] < 0) {
-    fail("{}: no \"step\": the file is damaged", where);
+  Trainer::Position position;
+  try {
+    state.at("step").get_to(position.done);
+    state.at("rows_passed_over").get_to(position.rows_passed_over);
+    state.at("losses").get_to(position.steps.loss);
+    state.at("gradients").get_to(position.steps.gradient);
+  } catch (const nlohmann::json::exception& error) {
+    fail("{}: the file is damaged: {}", where, error.what());
+  }
+  if (position.done < 0 || position.rows_passed_over < 0 ||
+      position.steps.loss.size() != position.steps.gradient.size() ||
+      position.steps.loss.size() > SpikeGuard::kSteps) {
+    fail("{}: the file is damaged: no run was ever there", where);
   }
 
   const checkpoint::SafetensorsFile file(folder / kOptimizerFile);
   for_each_state(model, trainer, [&](const std::string& name, const Tensor& into) {
-    const Tensor stored = file.tensor(name, DType::kF32, into.shape());
+    const Tensor stored = file.tensor(name, into.dtype(), into.shape());
     if (name.starts_with("master.")) {
       // model.safetensors, loaded before, holds these rounded: both files must be of one save.
       const auto rounded = into.span<float>(), master = stored.span<float>();
@@ -144,7 +165,7 @@ void load_state(const fs::path& folder, model::Transformer& model, Trainer& trai
         }
       }
     }
-    ops::convert(into, stored);
+    std::memcpy(into.raw(), stored.raw(), into.bytes());
   });
   if (trainer.optimizer().averages().exist()) {
     const checkpoint::SafetensorsFile averages(folder / kAveragesFile);
@@ -152,7 +173,7 @@ void load_state(const fs::path& folder, model::Transformer& model, Trainer& trai
       ops::convert(into, averages.tensor(name, DType::kF32, into.shape()));
     });
   }
-  trainer.resume_at(state["step"].get<int64_t>());
+  trainer.resume_at(std::move(position));
   model.prepare(true);
 }
 
@@ -167,12 +188,24 @@ std::optional<int64_t> trained_length(const fs::path& folder) {
   return state["seq"].get<int64_t>();
 }
 
+void keep_checkpoint(const fs::path& from, const fs::path& to) {
+  write_folder_atomic(to, [&](const fs::path& into) {
+    for (const auto& entry : fs::directory_iterator(from)) {
+      std::error_code ec;
+      fs::create_hard_link(entry.path(), into / entry.path().filename(), ec);
+      // A file system without links: a copy is the same, and takes its place.
+      if (ec) fs::copy_file(entry.path(), into / entry.path().filename());
+    }
+  });
+}
+
 uint64_t state_bytes_on_disk(const model::ModelConfig& config, const Options& options) {
   const model::ParameterCounts counts = model::count_parameters(config);
   const auto numbers = static_cast<uint64_t>(counts.total.total() + counts.mtp_total.total());
   const auto repeated = static_cast<uint64_t>(2 * config.num_nextn_predict_layers *
                                               config.vocab_size * config.hidden_size);
-  return numbers * (2 + 3 * 4 + (options.ema > 0 ? 4 : 0)) + repeated * 2 + (uint64_t{16} << 20);
+  const uint64_t each = 2 + 4 + 2 * size_of(moments_of(options)) + (options.ema > 0 ? 4 : 0);
+  return numbers * each + repeated * 2 + (uint64_t{16} << 20);
 }
 
 }  // namespace minke::train

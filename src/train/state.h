@@ -1,12 +1,13 @@
 // A run's checkpoint: a Hugging Face folder that serves and exports, plus what training needs to go
 // on as if it had never stopped.
 //
-//   optimizer.safetensors   master.NAME, m.NAME, v.NAME: FP32, for every weight by its Hugging Face
-//                           name
+//   optimizer.safetensors   master.NAME (FP32), m.NAME, v.NAME (as --moments says), for every
+//                           weight by its Hugging Face name
 //   ema.safetensors         the averaged weights, FP32, by their Hugging Face names; where they are
 //                           kept
-//   trainer_state.json      the step, the length trained on, and the hashes of data and tokenizer
-//                           that the run is bound to
+//   trainer_state.json      the step, the length trained on, the steps that the next are compared
+//                           with, and the hashes of data and tokenizer that the run is bound to
+//   checksums.json          of every other file
 #pragma once
 
 #include <nlohmann/json.hpp>
@@ -28,9 +29,9 @@ void save_state(const fs::path& folder, model::Transformer& model,
                 const checkpoint::HfConfig& config, Trainer& trainer, const RunIdentity& identity,
                 const fs::path& tokenizer);
 
-// Reads what save_state wrote into a model whose weights it makes. Error: files that are of another
-// model, data or tokenizer than `identity` says, or that do not fit each other. A warning where the
-// instruction set is another.
+// Reads what save_state wrote into a model whose weights it makes. Error: files that are damaged,
+// or of another model, data or tokenizer than `identity` says, or that do not fit each other. A
+// warning where the instruction set is another.
 void load_weights_to_resume(const fs::path& folder, model::Transformer& model);
 void load_state(const fs::path& folder, model::Transformer& model, Trainer& trainer,
                 const RunIdentity& identity);
@@ -38,6 +39,9 @@ void load_state(const fs::path& folder, model::Transformer& model, Trainer& trai
 // Tokens of a sequence that the checkpoint in `folder` was trained on; nothing where minke did not
 // train it.
 std::optional<int64_t> trained_length(const fs::path& folder);
+
+// Makes `to` the same checkpoint as `from`, whose files never change: they are linked.
+void keep_checkpoint(const fs::path& from, const fs::path& to);
 
 // Bytes on disk of one checkpoint.
 uint64_t state_bytes_on_disk(const model::ModelConfig& config, const Options& options);

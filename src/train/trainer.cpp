@@ -29,6 +29,7 @@ model::StepMemory step_memory(const model::ModelConfig& config, const Options& o
   auto out = model::step_memory(config, precision_of(options), micro_batch(options), options.seq,
                                 recompute_of(options));
   if (options.ema > 0) out.averages = out.weights;
+  out.moments = 2 * out.weights / sizeof(float) * size_of(moments_of(options));
   return out;
 }
 
@@ -80,9 +81,16 @@ Trainer::Trainer(model::Transformer& model, const Options& options, RowSource ro
       rows_(std::move(rows)),
       optimizer_(model, options),
       saved_(2 * memory_of(model, options).activations + kSlack),
-      scratch_(8 * memory_of(model, options).workspace + kSlack) {
+      scratch_(8 * memory_of(model, options).workspace + kSlack),
+      guard_(options.spike_z) {
   model_.attach_gradients();
   model_.prepare(true);
+}
+
+void Trainer::resume_at(Position position) {
+  done_ = position.done;
+  rows_passed_over_ = position.rows_passed_over;
+  guard_.restore(std::move(position.steps));
 }
 
 StepReport Trainer::step(Look look) {
@@ -93,7 +101,7 @@ StepReport Trainer::step(Look look) {
   report.batch = schedule_.batch(report.step);
   report.tokens = report.batch * options_.seq;
   const int64_t row_tokens = options_.seq + 1 + depths, batch = report.batch;
-  const int64_t rows_before = schedule_.rows(done_);
+  const int64_t rows_before = schedule_.rows(done_) + rows_passed_over_;
 
   std::vector<int32_t> tokens(static_cast<size_t>(batch * row_tokens)), documents(tokens.size());
   {
@@ -145,12 +153,24 @@ StepReport Trainer::step(Look look) {
   for (size_t k = 1; k < sums.size(); ++k) report.mtp_loss.push_back(mean(k));
   const Profiled profiled("update");
   report.gradient_norm = optimizer_.gradient_norm();
-  if (!std::isfinite(report.loss) || !std::isfinite(report.gradient_norm)) {
-    fail(
-        "step {}: the {} is not finite; the weights are as before it. Try a smaller --lr or more "
-        "--warmup",
-        report.step, std::isfinite(report.loss) ? "gradient" : "loss");
+  report.spike = guard_.score(report.loss, report.gradient_norm);
+  if (options_.on_spike == "none") {
+    if (!report.spike.finite) {
+      fail(
+          "step {}: the {} is not finite; the weights are as before it. Try a smaller --lr, more "
+          "--warmup, or --on-spike skip",
+          report.step, std::isfinite(report.loss) ? "gradient" : "loss");
+    }
+    report.spike.spike = false;
   }
+  if (report.spike.spike) {
+    report.routers = router_loads(model_);
+    if (options_.on_spike != "skip") return report;
+    guard_.add(report.loss, report.gradient_norm);
+    ++done_;
+    return report;
+  }
+  if (options_.on_spike != "none") guard_.add(report.loss, report.gradient_norm);
 
   report.clipped = options_.clip > 0 && report.gradient_norm > options_.clip;
   const double factor = report.clipped ? options_.clip / report.gradient_norm : 1.0;

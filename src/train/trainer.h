@@ -12,6 +12,7 @@
 #include "model/memory.h"
 #include "train/optimizer.h"
 #include "train/schedule.h"
+#include "train/spike_guard.h"
 
 namespace minke::train {
 
@@ -45,6 +46,7 @@ struct StepReport {
   int64_t batch = 0, tokens = 0;  // sequences, and their positions
   std::vector<RouterLoad> routers;
   std::vector<ModuleNorms> modules;  // where asked for
+  SpikeScore spike;                  // one: the step changed no weight, moment or bias
 };
 
 class Trainer {
@@ -52,14 +54,22 @@ class Trainer {
   // The model is initialised, or loaded, by the caller; it is prepared for training here.
   Trainer(model::Transformer& model, const Options& options, RowSource rows);
 
-  // Computes step done() + 1. Error where the loss or a gradient is not finite: nothing was changed
-  // then. With norms by module it takes a little longer, and computes the same. Pieces that a
-  // profile sees: data, forward, loss, backward, update.
+  // Computes step done() + 1. Where the loss or a gradient is not finite, or is a spike to
+  // --on-spike, weights stay as they were; then the step is done with where spikes are skipped, and
+  // Error without --on-spike. With norms by module it takes a little longer, and computes the same.
+  // Pieces that a profile sees: data, forward, loss, backward, update.
   enum class Look { kUsual, kModules };
   StepReport step(Look look = Look::kUsual);
 
   int64_t done() const { return done_; }
-  void resume_at(int64_t done) { done_ = done; }
+  // Besides weights and moments, all that decides what comes next.
+  struct Position {
+    int64_t done = 0;
+    int64_t rows_passed_over = 0;  // of the training data, since a rollback left them out
+    SpikeGuard::Steps steps;
+  };
+  Position position() const { return {done_, rows_passed_over_, guard_.steps()}; }
+  void resume_at(Position position);
   Optimizer& optimizer() { return optimizer_; }
   const Options& options() const { return options_; }
   const Schedule& schedule() const { return schedule_; }
@@ -75,7 +85,8 @@ class Trainer {
   RowSource rows_;
   Optimizer optimizer_;
   Arena saved_, scratch_;
-  int64_t done_ = 0;
+  int64_t done_ = 0, rows_passed_over_ = 0;
+  SpikeGuard guard_;
 };
 
 // Sequences computed at once.

@@ -92,12 +92,19 @@ TEST(Metrics, AreWhatTheirSchemaSays) {
       run_program(runs.flags("run", {"--steps", "10", "--ema", "0.9", "--eval-every", "5"})));
   std::map<std::string, int> events;
   std::map<std::string, std::set<std::string>> seen;
-  for (const json& event : events_of(runs, "run")) {
-    const std::string kind = event.at("event");
-    ASSERT_TRUE(schema.contains(kind)) << kind << " is not documented";
-    ++events[kind];
-    check(event, schema.at(kind), "", seen[kind]);
-  }
+  const auto check_all = [&](const std::string& out) {
+    for (const json& event : events_of(runs, out)) {
+      const std::string kind = event.at("event");
+      ASSERT_TRUE(schema.contains(kind)) << kind << " is not documented";
+      if (out == "run") ++events[kind];
+      check(event, schema.at(kind), "", seen[kind]);
+    }
+  };
+  check_all("run");
+  // Every step that is a little above the others is a spike here.
+  expect_success(run_program(runs.flags(
+      "spikes", {"--steps", "30", "--on-spike", "skip", "--spike-z", "0.5", "--lr", "1e-4"})));
+  check_all("spikes");
   for (const auto& [kind, fields] : schema) {
     for (const auto& [path, field] : fields) {
       EXPECT_TRUE(seen[kind].contains(path)) << kind << ": " << path << " was never written";

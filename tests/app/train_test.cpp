@@ -3,6 +3,7 @@
 
 #include <chrono>
 #include <functional>
+#include <set>
 #include <thread>
 
 #include "app/small_run.h"
@@ -31,10 +32,10 @@ nlohmann::json state_of(const SmallRuns& runs, const std::string& out) {
 }
 
 const std::vector<std::string> kWholeRecipe = {
-    "--batch-start", "2",     "--batch-ramp", "0.4", "--constant",         "0.2",
-    "--hold",        "0.2",   "--final",      "0.2", "--final-lr",         "0.001",
-    "--min-lr",      "0.002", "--ema",        "0.8", "--mtp-lambda-until", "0.5",
-    "--gamma-until", "0.7"};
+    "--batch-start", "2",     "--batch-ramp", "0.4",        "--constant",         "0.2",
+    "--hold",        "0.2",   "--final",      "0.2",        "--final-lr",         "0.001",
+    "--min-lr",      "0.002", "--ema",        "0.8",        "--mtp-lambda-until", "0.5",
+    "--gamma-until", "0.7",   "--moments",    "bf16-random"};
 
 class TrainOnEveryIsa : public testing::TestWithParam<ops::Isa> {
  protected:
@@ -146,6 +147,138 @@ TEST(Train, KilledAtAnyMomentOfSavingItGoesOnFromTheLastGoodCheckpoint) {
   expect_success(run_program({"train", "--resume", runs.path("run"), "--stop-at", stop}));
   expect_success(run_program(runs.flags("same", {"--steps", "100000", "--stop-at", stop})));
   EXPECT_TRUE(runs.state("run") == runs.state("same"));
+}
+
+// Every step of a run is a place to stop at: in warm-up and out of it, within an epoch and at its
+// end, while the batch grows, before and after gamma and lambda change, at a spike and after it.
+TEST(TrainSlow, Trap12StoppedAfterEveryStepItIsTheSameRun) {
+  const SmallRuns runs;
+  std::vector<std::string> recipe = kWholeRecipe;
+  // So slow that the loss stays where it is, and varies: some steps are spikes.
+  recipe.insert(recipe.end(),
+                {"--steps", "32", "--batch-ramp", "0.1", "--on-spike", "skip", "--spike-z", "0.3",
+                 "--lr", "1e-5", "--min-lr", "5e-6", "--final-lr", "2e-6"});
+  expect_success(run_program(runs.flags("whole", recipe)));
+  const auto events = read_file(runs.path("whole/metrics.jsonl"));
+  EXPECT_NE(events.find("\"event\":\"spike\""), std::string::npos);
+  auto first = recipe;
+  first.insert(first.end(), {"--stop-at", "1"});
+  expect_success(run_program(runs.flags("pieces", first)));
+  for (int step = 2; step <= 32; ++step) {
+    const char* threads = step % 2 == 0 ? "1" : "2";
+    expect_success(run_program({"train", "--resume", runs.path("pieces"), "--no-report",
+                                "--stop-at", std::to_string(step), "--threads", threads}));
+    ASSERT_EQ(state_of(runs, "pieces")["step"], step);
+  }
+  EXPECT_TRUE(runs.state("pieces") == runs.state("whole"));
+}
+
+// At any moment: while it starts, computes, saves, keeps a checkpoint.
+TEST(TrainSlow, KilledAtFiftyRandomMomentsItIsTheSameRun) {
+  const SmallRuns runs;
+  std::vector<std::string> recipe = kWholeRecipe;
+  recipe.insert(recipe.end(), {"--steps", "400"});
+  auto first = recipe;
+  first.insert(first.end(), {"--stop-at", "1"});
+  expect_success(run_program(runs.flags("run", first)));
+  Rng rng(11);
+  int killed = 0;
+  for (int i = 0; i < 50; ++i) {
+    Program program({"train", "--resume", runs.path("run"), "--save-every", "1", "--keep-last", "2",
+                     "--stop-at", "395"});
+    std::this_thread::sleep_for(std::chrono::microseconds(rng.below(200'000)));
+    program.send(SIGKILL);
+    killed += program.wait().exit_code == 128 + SIGKILL ? 1 : 0;
+  }
+  EXPECT_GT(killed, 25);
+  const int64_t done = state_of(runs, "run")["step"];
+  const std::string stop = std::to_string(done + 2);
+  expect_success(run_program({"train", "--resume", runs.path("run"), "--stop-at", stop}));
+  recipe.insert(recipe.end(), {"--stop-at", stop});
+  expect_success(run_program(runs.flags("same", recipe)));
+  EXPECT_TRUE(runs.state("run") == runs.state("same"));
+}
+
+TEST(Train, ASpikeStopsTheRunWhichGoesOnAsItIsTold) {
+  const SmallRuns runs;
+  const std::vector<std::string> common = {"--steps", "60", "--spike-z", "1"};
+  const auto with = [&](const char* action) {
+    auto flags = common;
+    flags.insert(flags.end(), {"--on-spike", action});
+    return flags;
+  };
+  const Said stopped = run_program(runs.flags("stop", with("stop")));
+  expect_fault(stopped, "--on-spike", "--resume");
+  const int64_t done = state_of(runs, "stop")["step"];
+  EXPECT_GE(done, 16);
+  EXPECT_LT(done, 60);
+  // The same spike again; then it is skipped, as in a run that always does.
+  expect_fault(run_program({"train", "--resume", runs.path("stop")}), "--on-spike");
+  const std::string later = std::to_string(done + 3);
+  expect_success(run_program(
+      {"train", "--resume", runs.path("stop"), "--on-spike", "skip", "--stop-at", later}));
+  auto skips = with("skip");
+  skips.insert(skips.end(), {"--stop-at", later});
+  expect_success(run_program(runs.flags("skip", skips)));
+  EXPECT_TRUE(runs.state("stop") == runs.state("skip"));
+}
+
+TEST(Train, ARollbackGoesOnBehindTheSpike) {
+  const SmallRuns runs;
+  const Said said =
+      run_program(runs.flags("run", {"--steps", "40", "--spike-z", "1", "--lr", "1e-4",
+                                     "--on-spike", "rollback", "--save-every", "10"}));
+  std::istringstream lines(read_file(runs.path("run/metrics.jsonl")));
+  int rollbacks = 0, last = 0;
+  for (std::string line; std::getline(lines, line);) {
+    const auto event = nlohmann::json::parse(line);
+    if (event["event"] == "spike") {
+      if (event["action"] == "stop") continue;  // it did not mend
+      ++rollbacks;
+      EXPECT_EQ(event["action"], "rollback");
+      EXPECT_EQ(event["step"].get<int>() % 10, 0);
+      EXPECT_GT(event["at"], event["step"]);
+    } else if (event["event"] == "step") {
+      EXPECT_EQ(event["step"], ++last);  // each once: what was rolled back is gone
+    }
+  }
+  EXPECT_GT(rollbacks, 0);
+  EXPECT_GT(state_of(runs, "run")["rows_passed_over"], 0);
+  // It mends, or says that it does not.
+  if (said.exit_code != 0) expect_fault(said, "rollback");
+}
+
+TEST(Train, CheckpointsAreKeptAsAsked) {
+  const SmallRuns runs;
+  expect_success(run_program(runs.flags("run", {"--steps", "21", "--save-every", "3", "--keep-last",
+                                                "2", "--keep-every", "7", "--eval-every", "5"})));
+  std::set<std::string> kept;
+  for (const auto& entry : fs::directory_iterator(runs.path("run/checkpoints"))) {
+    kept.insert(entry.path().filename().string());
+  }
+  // 21 is the last, 18 and 15 the two before it; 7, 14 and 21 are for good.
+  EXPECT_THAT(kept, testing::ElementsAre("step-000000007", "step-000000014", "step-000000015",
+                                         "step-000000018", "step-000000021"));
+  const Said said = run_program(
+      {"eval", runs.path("run/checkpoints/step-000000007"), "--data", runs.path("valid.txt")});
+  expect_success(said);
+  EXPECT_FALSE(fs::exists(runs.path("run/best")));
+
+  std::vector<std::string> best = runs.flags(
+      "best", {"--steps", "60", "--eval-every", "6", "--lr", "0.05", "--min-lr", "0.05"});
+  best.emplace_back("--keep-best");
+  expect_success(run_program(best));
+  double least = 1e9;
+  int64_t at = 0;
+  std::istringstream lines(read_file(runs.path("best/metrics.jsonl")));
+  for (std::string line; std::getline(lines, line);) {
+    const auto event = nlohmann::json::parse(line);
+    if (event["event"] != "eval" || event["whole"] || event["bits_per_byte"] >= least) continue;
+    least = event["bits_per_byte"];
+    at = event["step"];
+  }
+  EXPECT_EQ(nlohmann::json::parse(read_file(runs.path("best/best/trainer_state.json")))["step"],
+            at);
 }
 
 TEST(Train, ALockedFolderIsRefusedAndTheRunInItGoesOn) {
@@ -275,6 +408,11 @@ TEST(Train, ResumeRefusesWhatIsOfAnotherRun) {
   const auto resume = [&] { return run_program({"train", "--resume", runs.path("run")}); };
 
   const std::string weights = read_file(runs.path("run" + model));
+  runs.write("run" + model, read_file(runs.path("other" + model)));
+  expect_fault(resume(), "model.safetensors", "not as it was saved");
+  runs.write("run" + model, weights);
+  // What is found without checksums too.
+  fs::remove(runs.path("run/checkpoint/checksums.json"));
   runs.write("run" + model, read_file(runs.path("other" + model)));
   expect_fault(resume(), "does not belong");
   runs.write("run" + model, weights.substr(0, weights.size() - 10));

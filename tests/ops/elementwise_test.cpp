@@ -152,5 +152,69 @@ TEST_P(AdamWPacks, AsPackingAfterwardsWould) {
 
 MINKE_ON_EVERY_ISA(AdamWPacks);
 
+// Moments in BF16 that are rounded at random.
+class AdamWRounds : public EveryIsa {
+ protected:
+  // m after a step with beta1 1/2 from m = 0: half of the gradient.
+  static std::vector<bf16> rounded(const std::vector<float>& gradient, uint64_t key) {
+    const auto n = std::ssize(gradient);
+    std::vector<float> w(gradient.size()), g = gradient;
+    std::vector<bf16> m(gradient.size()), v(gradient.size());
+    AdamWUpdate update{Tensor(w.data(), {n}),
+                       Tensor(m.data(), {n}),
+                       Tensor(v.data(), {n}),
+                       Tensor(g.data(), {n}),
+                       0,
+                       {},
+                       {}};
+    update.rounding = key;
+    adamw(std::span(&update, 1), {.lr = 0.01F, .beta1 = 0.5F});
+    return m;
+  }
+};
+MINKE_ON_EVERY_ISA(AdamWRounds);
+
+TEST_P(AdamWRounds, ToOneNeighbourOrTheOtherAndRightInTheMean) {
+  constexpr int64_t kCount = 1 << 16;
+  for (const double part : {0.0, 0.125, 0.5, 0.9}) {
+    // Between 1 and 1 + 2^-7, its neighbour.
+    const double x = 1 + std::ldexp(part, -7);
+    const auto got = rounded(std::vector<float>(kCount, static_cast<float>(2 * x)), 17);
+    int64_t up = 0;
+    for (const bf16 m : got) {
+      const auto value = static_cast<float>(m);
+      ASSERT_TRUE(value == 1 || value == 1.0078125F) << value;
+      up += static_cast<int64_t>(value > 1);
+    }
+    // Five standard deviations of a binomial.
+    const double n = kCount;
+    EXPECT_NEAR(static_cast<double>(up), part * n, 5 * std::sqrt(part * (1 - part) * n));
+    // Of neighbours in the tensor none follows the other.
+    int64_t both = 0;
+    for (size_t i = 1; i < got.size(); ++i) {
+      both += static_cast<int64_t>(static_cast<float>(got[i]) > 1 &&
+                                   static_cast<float>(got[i - 1]) > 1);
+    }
+    const double p = part * part;
+    EXPECT_NEAR(static_cast<double>(both), p * n, 7 * std::sqrt(p * (1 - p) * n) + 1);
+  }
+}
+
+TEST_P(AdamWRounds, AKeyIsAStreamAndTheSameOnEveryInstructionSet) {
+  std::vector<float> gradient;
+  Rng rng(3);
+  for (int i = 0; i < 70'001; ++i) gradient.push_back(static_cast<float>(rng.normal()));
+  const auto bits = [](const std::vector<bf16>& x) {
+    std::vector<uint16_t> out;
+    for (const bf16 b : x) out.push_back(b.bits);
+    return out;
+  };
+  const auto one = bits(rounded(gradient, 1));
+  EXPECT_EQ(one, bits(rounded(gradient, 1)));
+  EXPECT_NE(one, bits(rounded(gradient, 2)));
+  set_isa(Isa::kScalar);
+  EXPECT_EQ(one, bits(rounded(gradient, 1)));
+}
+
 }  // namespace
 }  // namespace minke::ops
