@@ -46,4 +46,19 @@ void update_memory(std::span<std::byte> data) {
   });
 }
 
+void move_memory(std::span<std::byte> to, std::span<const std::byte> from) {
+  constexpr size_t kPiece = 256;
+  const auto chunks = static_cast<size_t>(std::max(to.size(), from.size()) / kChunkBytes + 1);
+  const auto edge = [&](size_t bytes, size_t chunk) {
+    return bytes / kPiece * chunk / chunks * kPiece;
+  };
+  parallel_for(static_cast<int64_t>(chunks), 1, [&](int64_t begin, int64_t end) {
+    for (auto i = static_cast<size_t>(begin); i < static_cast<size_t>(end); ++i) {
+      const size_t m = edge(to.size(), i), n = edge(from.size(), i);
+      table()->move(to.data() + m, edge(to.size(), i + 1) - m, from.data() + n,
+                    edge(from.size(), i + 1) - n);
+    }
+  });
+}
+
 }  // namespace minke::ops

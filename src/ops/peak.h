@@ -16,5 +16,7 @@ double multiply_bf16(int64_t rounds);
 // Reads all of `data`, or reads and changes it, in order, in chunks that the threads share.
 void read_memory(std::span<const std::byte> data);
 void update_memory(std::span<std::byte> data);
+// Reads all of `from` and writes all of `to`, in step.
+void move_memory(std::span<std::byte> to, std::span<const std::byte> from);
 
 }  // namespace minke::ops

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
-#include <optional>
+#include <cstring>
 
 #include "base/error.h"
 #include "base/thread_pool.h"
@@ -41,19 +41,32 @@ std::string_view name_of(Limit limit) {
 class Peak {
  public:
   explicit Peak(const OpCase& c) : limit_(c.limit) {
-    const auto bytes = static_cast<int64_t>(c.work);
-    if (limit_ == Limit::kMemory) memory_.emplace(DType::kF32, Shape{bytes / 8 + 1});
-    if (limit_ == Limit::kRead) memory_.emplace(DType::kF32, Shape{bytes / 4 + 1});
+    if (limit_ == Limit::kRead) memory_ = pages(c.work);
+    if (limit_ == Limit::kMemory && c.fresh == 0) memory_ = pages(c.work / 2);
+    if (limit_ == Limit::kMemory && c.fresh > 0) {
+      memory_ = pages(c.work - c.fresh);
+      fresh_ = pages(c.fresh);
+    }
   }
   double measure() {
-    if (!memory_) return peak_flops(limit_);
-    const std::span bytes(static_cast<std::byte*>(memory_->raw()), memory_->bytes());
-    return limit_ == Limit::kMemory ? update_bandwidth(bytes) : read_bandwidth(bytes);
+    if (memory_.empty()) return peak_flops(limit_);
+    if (limit_ == Limit::kRead) return read_bandwidth(bytes_of(memory_));
+    return fresh_.empty() ? update_bandwidth(bytes_of(memory_))
+                          : move_bandwidth(bytes_of(fresh_), bytes_of(memory_));
   }
 
  private:
+  // Written once: pages that never were are one page of zeros, which a cache holds.
+  static OwnedTensor pages(double bytes) {
+    OwnedTensor out(DType::kU8, {static_cast<int64_t>(bytes) + 1});
+    std::memset(out.raw(), 1, out.bytes());
+    return out;
+  }
+  static std::span<std::byte> bytes_of(const OwnedTensor& x) {
+    return {static_cast<std::byte*>(x.raw()), x.bytes()};
+  }
   Limit limit_;
-  std::optional<OwnedTensor> memory_;
+  OwnedTensor memory_, fresh_;
 };
 
 BenchResult bench(const OpCase& c, OpRun& run, const BenchOptions& options) {

@@ -245,6 +245,7 @@ void add_swiglu(OpCases& cases, const Size& size, DType h, DType x, bool weighte
                                                          weighted ? " weighted" : "")),
                    .limit = Limit::kMemory,
                    .work = numbers(size) * static_cast<double>(size_of(h) + 2 * size_of(x)),
+                   .fresh = numbers(size) * static_cast<double>(size_of(h)),
                    .bench = bench,
                    .make = [=] { return std::make_unique<SwigluRun>(size, h, x, weighted); }});
 }
@@ -257,6 +258,7 @@ void add_swiglu_backward(OpCases& cases, const Size& size, DType dx, DType dh, D
                                              short_name(x), weighted ? " weighted" : "")),
        .limit = Limit::kMemory,
        .work = numbers(size) * static_cast<double>(2 * size_of(dx) + size_of(dh) + 2 * size_of(x)),
+       .fresh = numbers(size) * static_cast<double>(2 * size_of(dx)),
        .bench = bench,
        .make = [=] { return std::make_unique<SwigluBackwardRun>(size, dx, dh, x, weighted); }});
 }
@@ -267,6 +269,7 @@ void add_convert(OpCases& cases, const Size& size, DType to, DType from, bool be
        .shape = shape_name(size, fmt::format("{}<-{}", short_name(to), short_name(from))),
        .limit = Limit::kMemory,
        .work = numbers(size) * static_cast<double>(size_of(to) + size_of(from)),
+       .fresh = numbers(size) * static_cast<double>(size_of(to)),
        .bench = bench,
        .make = [=] { return std::make_unique<ConvertRun>(size, to, from); }});
 }
@@ -316,7 +319,7 @@ void add_elementwise_cases(OpCases& cases) {
       }
     }
   }
-  const Size size{2048, 2048};
+  const Size size{16384, 2048};  // no cache holds it
   for (const DType format : kFormats) {
     add_swiglu(cases, size, format, format, true, true);
     add_swiglu_backward(cases, size, format, format, format, true, true);

@@ -239,7 +239,7 @@ void add(OpCases& cases, const Spec& spec) {
   if (spec.deviation != 1) out.shape += fmt::format(" of size {}", spec.deviation);
   out.bench = spec.bench;
   const bool few_rows = rows <= 8;  // then reading the packed operand is what takes the time
-  out.limit = few_rows                      ? Limit::kMemory
+  out.limit = few_rows                      ? Limit::kRead
               : spec.format == DType::kBF16 ? Limit::kComputeBF16
                                             : Limit::kComputeF32;
   out.work =

@@ -141,6 +141,7 @@ void add_forward(OpCases& cases, const Size& size, DType y, DType x, bool bench)
                    .shape = shape_name(size, fmt::format("{}<-{}", short_name(y), short_name(x))),
                    .limit = Limit::kMemory,
                    .work = numbers * static_cast<double>(size_of(y) + size_of(x)),
+                   .fresh = numbers * static_cast<double>(size_of(y)),
                    .bench = bench,
                    .make = [=] { return std::make_unique<RmsNormRun>(size, y, x); }});
 }
@@ -155,6 +156,7 @@ void add_backward(OpCases& cases, const Size& size, DType dx, DType dy, DType x,
                                              short_name(dy), short_name(x))),
        .limit = Limit::kMemory,
        .work = numbers * static_cast<double>(dx_bytes + size_of(dy) + size_of(x)),
+       .fresh = accumulate ? 0 : numbers * static_cast<double>(dx_bytes),
        .bench = bench,
        .make = [=] { return std::make_unique<RmsNormBackwardRun>(size, dx, dy, x, accumulate); }});
 }
@@ -174,7 +176,7 @@ void add_norm_cases(OpCases& cases) {
     }
   }
   for (const DType format : kFormats) {
-    const Size size{2048, 2048};
+    const Size size{16384, 2048};  // no cache holds it
     add_forward(cases, size, format, format, true);
     add_backward(cases, size, format, format, format, false, true);
   }

@@ -222,11 +222,13 @@ class EmbeddingBackwardRun final : public OpRun {
 
 template <typename Run, typename... Args>
 void add_case(OpCases& cases, const std::string& op, const Size& size, std::string_view formats,
-              double bytes_a_number, bool bench, Args... args) {
+              double bytes_a_number, double fresh_bytes, bool bench, Args... args) {
+  const auto numbers = static_cast<double>(size.T * size.D);
   cases.push_back({.op = op,
                    .shape = shape_name(size, formats),
                    .limit = Limit::kMemory,
-                   .work = static_cast<double>(size.T * size.D) * bytes_a_number,
+                   .work = numbers * bytes_a_number,
+                   .fresh = numbers * fresh_bytes,
                    .bench = bench,
                    .make = [=] { return std::make_unique<Run>(size, args...); }});
 }
@@ -239,18 +241,18 @@ void add_all(OpCases& cases, const Size& size, bool bench) {
       if (bench && x != y) continue;
       const std::string formats = fmt::format("{}<-{}", short_name(y), short_name(x));
       // A row that several experts read is read at least once.
-      add_case<GatherRun>(cases, "gather_rows", size, formats, bytes(x) + K * bytes(y), bench, y,
-                          x);
-      add_case<CombineRun>(cases, "combine_rows", size, formats, K * bytes(x) + bytes(y), bench, y,
-                           x, false);
+      add_case<GatherRun>(cases, "gather_rows", size, formats, bytes(x) + K * bytes(y),
+                          K * bytes(y), bench, y, x);
+      add_case<CombineRun>(cases, "combine_rows", size, formats, K * bytes(x) + bytes(y), bytes(y),
+                           bench, y, x, false);
       if (bench || y != DType::kF32) continue;
-      add_case<CombineRun>(cases, "combine_rows", size, "+" + formats, K * bytes(x) + 8, false, y,
-                           x, true);
+      add_case<CombineRun>(cases, "combine_rows", size, "+" + formats, K * bytes(x) + 8, 0, false,
+                           y, x, true);
     }
     const std::string format(short_name(y));
-    add_case<EmbeddingRun>(cases, "embedding", size, format, bytes(y) + 4, bench, y);
-    add_case<EmbeddingBackwardRun>(cases, "embedding_backward", size, format, bytes(y) + 8, bench,
-                                   y, bench);
+    add_case<EmbeddingRun>(cases, "embedding", size, format, bytes(y) + 4, bytes(y), bench, y);
+    add_case<EmbeddingBackwardRun>(cases, "embedding_backward", size, format, bytes(y) + 8, 0,
+                                   bench, y, bench);
   }
 }
 
@@ -262,10 +264,10 @@ void add_permute_cases(OpCases& cases) {
     sizes.push_back({.T = 5, .K = 1 + D % 3, .E = 3, .D = D, .padding = D % 3});
   }
   for (const Size& size : sizes) {
-    add_case<SortRun>(cases, "sort_by_expert", size, "", 0, false);
+    add_case<SortRun>(cases, "sort_by_expert", size, "", 0, 0, false);
     add_all(cases, size, false);
   }
-  add_all(cases, {2048, 6, 4096, 2048}, true);
+  add_all(cases, {8192, 2, 4096, 2048}, true);  // no cache holds the rows
 }
 
 }  // namespace minke::study

@@ -38,6 +38,8 @@ struct OpCase {
   Limit limit = Limit::kMemory;
   // FLOPs of a run, or bytes moved at the least (read + written) where memory is the limit.
   double work = 0;
+  // Of these bytes, those written where nothing is read; 0: what is written was read.
+  double fresh = 0;
   // A large shape, for speed; correctness is shown on the small ones (tiny, odd, every remainder).
   bool bench = false;
   std::function<std::unique_ptr<OpRun>()> make;

@@ -50,4 +50,11 @@ double update_bandwidth(std::span<std::byte> data) {
   });
 }
 
+double move_bandwidth(std::span<std::byte> to, std::span<const std::byte> from) {
+  return median_rate([&] {
+    ops::move_memory(to, from);
+    return static_cast<double>(to.size() + from.size());
+  });
+}
+
 }  // namespace minke::study

@@ -18,5 +18,7 @@ double peak_flops(Limit limit);
 double read_bandwidth(std::span<const std::byte> data);
 // The same, read and written back, counting both. Changes the data.
 double update_bandwidth(std::span<std::byte> data);
+// All of `from` read and all of `to` written, counting both. Changes `to`.
+double move_bandwidth(std::span<std::byte> to, std::span<const std::byte> from);
 
 }  // namespace minke::study

@@ -14,6 +14,8 @@ void swiglu(const Matrix& h_TF, const SwigluRows& in, int64_t begin, int64_t end
     H* h = row_of<H>(h_TF, t);
     const Vec weight = splat(in.weight != nullptr ? in.weight[t] : 1.0F);
     for_each_vector(F, [&](int64_t i, int n) {
+      prefetch(gate + in.gate_up.stride + i);
+      prefetch(up + in.gate_up.stride + i);
       const Vec g = load_n(gate + i, n);
       store_n(h + i, g * sigmoid(g) * load_n(up + i, n) * weight, n);
     });
@@ -33,6 +35,9 @@ void swiglu_backward(const SwigluRows& in, int64_t begin, int64_t end) {
     const Vec weight = splat(in.weight != nullptr ? in.weight[t] : 1.0F);
     const Vec one = splat(1.0F);
     const float dweight = sum_vectors(F, [&](int64_t i, int n) {
+      prefetch(gate + in.gate_up.stride + i);
+      prefetch(up + in.gate_up.stride + i);
+      prefetch(dh + in.dh.stride + i);
       const Vec g = load_n(gate + i, n), u = load_n(up + i, n), d = load_n(dh + i, n);
       const Vec s = sigmoid(g), a = g * s, dw = d * weight;
       store_n(d_gate + i, dw * u * (s * fma(g, one - s, one)), n);

@@ -125,10 +125,25 @@ void update(std::byte* data, size_t n) {
   }
 }
 
+void move(std::byte* to, size_t m, const std::byte* from, size_t n) {
+  Words word{};
+  size_t written = 0;
+  for (size_t i = 0; i + kPiece <= n; i += kPiece) {
+#pragma GCC unroll 32
+    for (int j = 0; j < kLoads; ++j) word |= words_at(from + i + j * sizeof(Words));
+    for (const size_t due = (i + kPiece) * m / n; written + kPiece <= due; written += kPiece) {
+#pragma GCC unroll 32
+      for (int j = 0; j < kLoads; ++j) {
+        __builtin_memcpy(to + written + j * sizeof(Words), &word, sizeof word);
+      }
+    }
+  }
+}
+
 }  // namespace
 
 const PeakKernels& peak_kernels() {
-  static constexpr PeakKernels kTable{multiply_f32, multiply_bf16, read, update};
+  static constexpr PeakKernels kTable{multiply_f32, multiply_bf16, read, update, move};
   return kTable;
 }
 

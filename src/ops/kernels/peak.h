@@ -17,6 +17,8 @@ struct PeakKernels {
   uint32_t (*read)(const std::byte* data, size_t n);
   // Reads and writes them: adds 1 to each word.
   void (*update)(std::byte* data, size_t n);
+  // Reads n bytes and writes m others, in step; multiples of 256.
+  void (*move)(std::byte* to, size_t m, const std::byte* from, size_t n);
 };
 MINKE_DECLARE_KERNELS(PeakKernels, peak_kernels)
 
