@@ -235,8 +235,8 @@ inline void for_each_vector(int64_t count, Body&& body) {
   for (; i + kLanes <= count; i += kLanes) body(i, kLanes);
   if (i < count) body(i, static_cast<int>(count - i));
 }
-// Asks for the cache line at p, which need not be anyone's: a kernel that computes much on rows asks for
-// the next one, since processors look no further than a page.
+// Asks for the cache line at p, which need not be anyone's: a kernel that computes much on rows
+// asks for the next one, since processors look no further than a page.
 inline void prefetch(const void* p) { __builtin_prefetch(p); }
 
 // The sum of term(i, n) over [0, count), as for_each_vector would call it, in four running sums
