@@ -14,6 +14,7 @@
 #include "app/tokenizer_command.h"
 #include "app/train_command.h"
 #include "app/verify_command.h"
+#include "app/watch_command.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "base/thread_pool.h"
@@ -28,6 +29,7 @@ constexpr int kExitFault = 2;
 
 constexpr const char* kExamples = R"(Examples:
   minke train --data books/ --out runs/first           a model from a folder of text
+  minke watch runs/first                               its curves in a browser, as they grow
   minke generate runs/first --prompt "It is a truth"   what that model goes on to say
 
 `minke COMMAND --help` explains a command.)";
@@ -71,6 +73,7 @@ int run(int argc, char** argv) {
   add_chat_command(app);
   add_eval_command(app);
   add_inspect_command(app);
+  add_watch_command(app);
   add_verify_command(app);
   add_tokenizer_command(app);
   add_bench_command(app);

@@ -9,45 +9,14 @@
 #include "checkpoint/model_files.h"
 #include "model/cost.h"
 #include "study/compressors.h"
-#include "train/metrics.h"
+#include "study/pages.h"
+#include "study/run_data.h"
 
 namespace minke::study {
-
-std::string_view embedded(std::string_view name);  // generated: cmake/embed.cmake
 
 namespace {
 
 using Json = nlohmann::ordered_json;
-
-// Enough points for a curve on a screen; the last is always kept.
-constexpr size_t kPoints = 600;
-
-Json thinned(const std::vector<nlohmann::json>& events, size_t most) {
-  Json out = Json::array();
-  const size_t step = std::max<size_t>(1, (events.size() + most - 1) / most);
-  for (size_t i = 0; i < events.size(); ++i) {
-    if (i % step == 0 || i + 1 == events.size()) out.emplace_back(events[i]);
-  }
-  return out;
-}
-
-std::vector<nlohmann::json> of_kind(const std::vector<nlohmann::json>& events, const char* kind) {
-  std::vector<nlohmann::json> out;
-  for (const auto& event : events) {
-    if (event.value("event", "") == kind) out.push_back(event);
-  }
-  return out;
-}
-
-// A script ends at the first "</", wherever it stands.
-std::string inside_script(const std::string& json) {
-  std::string out;
-  for (size_t i = 0; i < json.size(); ++i) {
-    out += json[i];
-    if (json[i] == '<' && i + 1 < json.size() && json[i + 1] == '/') out += '\\';
-  }
-  return out;
-}
 
 std::vector<fs::path> paths_of(const Json& manifest, const char* key) {
   std::vector<fs::path> out;
@@ -85,11 +54,11 @@ void write_report(const fs::path& run) {
   const auto manifest = checkpoint::parse_json<Json>(read_file(run / "manifest.json"),
                                                      (run / "manifest.json").string());
   const auto config = checkpoint::read_config(checkpoint::model_folder(run) / "config.json").model;
-  const auto events = train::read_metrics(run / "metrics.jsonl");
-  const auto steps = of_kind(events, "step"), evals = of_kind(events, "eval");
-  if (steps.empty()) fail("{}: no step in metrics.jsonl yet", run.string());
+  RunData events(run);
+  events.refresh();
+  if (events.steps().empty()) fail("{}: no step in metrics.jsonl yet", run.string());
   const auto counts = model::count_parameters(config);
-  const nlohmann::json& last = steps.back();
+  const nlohmann::json& last = events.steps().back();
 
   Json data;
   data["title"] =
@@ -107,19 +76,14 @@ void write_report(const fs::path& run) {
                                               counts.active.total() - counts.active.embedding))}),
        Json::array({"tokens learned from", format_count(last.value("tokens", 0.0))}),
        Json::array({"time", format_duration(last.value("seconds", 0.0))})});
-  data["final"] = nullptr;
-  for (const auto& eval : evals) {
-    if (eval.value("whole", false)) data["final"] = eval;
-  }
+  data["final"] = events.conclusion();
   if (!data["final"].is_null()) {
     data["facts"].push_back(
         Json::array({"bits a byte, held-out text",
                      fmt::format("{:.3f}", data["final"].value("bits_per_byte", 0.0))}));
   }
-  data["steps"] = thinned(steps, kPoints);
-  data["evals"] = evals;
-  data["routers"] = thinned(of_kind(events, "routers"), kPoints);
-  data["samples"] = of_kind(events, "sample");
+  data["run"] = events.json();
+  data["run"]["name"] = "this model";
   data["compressors"] = compressor_rows(manifest, run);
   data["cache"] = cache_rows(config);
   data["manifest"] = Json::array();
@@ -128,13 +92,7 @@ void write_report(const fs::path& run) {
         Json::array({key, value.is_string() ? value.get<std::string>() : value.dump()}));
   }
 
-  std::string page(embedded("report.html"));
-  const std::string mark = "@DATA@";
-  const size_t at = page.find(mark);
-  MINKE_CHECK(at != std::string::npos);
-  page.replace(at, mark.size(),
-               inside_script(data.dump(-1, ' ', false, Json::error_handler_t::replace)));
-  write_file_atomic(run / "report.html", page);
+  write_file_atomic(run / "report.html", page("report", data));
 }
 
 }  // namespace minke::study
