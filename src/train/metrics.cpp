@@ -25,10 +25,17 @@ MetricsLog::MetricsLog(fs::path path, int64_t step) : path_(std::move(path)) {
   if (!out_) fail("{}: cannot be written", path_.string());
 }
 
+void MetricsLog::write_tensorboard(const fs::path& folder) {
+  tensorboard_.emplace(folder);
+  for (const auto& event : read_metrics(path_)) tensorboard_->write(event);
+}
+
 void MetricsLog::write(const nlohmann::json& event) {
   // A sample may end in the middle of a character.
-  out_ << event.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) << std::endl;
+  const std::string line = event.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+  out_ << line << std::endl;
   if (!out_) fail("{}: cannot be written (is the disk full?)", path_.string());
+  if (tensorboard_) tensorboard_->write(nlohmann::json::parse(line));
 }
 
 nlohmann::json step_event(const StepReport& r, const std::vector<ProfileEntry>& profile) {

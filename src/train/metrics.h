@@ -4,11 +4,13 @@
 
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "base/file.h"
 #include "base/profile.h"
 #include "model/memory.h"
 #include "train/evaluate.h"
+#include "train/tensorboard.h"
 #include "train/trainer.h"
 
 namespace minke::train {
@@ -18,11 +20,14 @@ class MetricsLog {
   // Continues a log: lines of steps beyond `step` (of a run that went on after its last checkpoint)
   // are dropped.
   MetricsLog(fs::path path, int64_t step);
+  // From now on all events, those that are there too, are also in `folder` for TensorBoard.
+  void write_tensorboard(const fs::path& folder);
   void write(const nlohmann::json& event);
 
  private:
   fs::path path_;
   std::ofstream out_;
+  std::optional<TensorBoardFile> tensorboard_;
 };
 
 // What of an event the pieces that are passed know; the rest is for the caller to add.

@@ -64,6 +64,7 @@ struct Options {
   int64_t keep_every = 0;
   bool keep_best = false;
   int64_t stop_at = 0;
+  bool tensorboard = false;
   std::string sample_prompt;
   // What it costs.
   std::string recompute = "none";
@@ -152,6 +153,8 @@ void visit_fields(Opt& o, Visit&& visit) {
   visit("keep-best", o.keep_best, kLeave,
         "Keep in best/ the checkpoint that reads the held-out text best");
   visit("stop-at", o.stop_at, kLeave, "Save and leave after this step (0: at the end)");
+  visit("tensorboard", o.tensorboard, kLeave,
+        "Also write the metrics as TensorBoard's event files, into tensorboard/ of the run");
   visit("sample-prompt", o.sample_prompt, kLeave, "What samples continue (default: nothing)");
   visit("recompute", o.recompute, kLeave,
         "What a backward computes again instead of keeping it: none, paper (norms, MLA's "

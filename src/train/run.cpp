@@ -423,6 +423,7 @@ RunResult Run::train() {
   peak_ = measured_peak(precision_of(options_));
   started_ = Clock::now();
   LiveLine line;
+  if (options_.tensorboard) metrics_->write_tensorboard(out_ / "tensorboard");
   if (fs::exists(out_ / "checkpoint")) saved_at_ = trainer_->done();
   if (options_.on_spike == "rollback") save(line);
   double rate = 0;

@@ -5,6 +5,7 @@
 //       tokenizer/        where it was trained here
 //       tokens/           the tokenised text
 //       metrics.jsonl     see train/metrics.h
+//       tensorboard/      the same for TensorBoard, where asked for
 //       checkpoint/       the last one; a Hugging Face folder, see train/state.h
 //       checkpoints/      step-N/: earlier ones, where they are kept; best/ likewise
 #pragma once
