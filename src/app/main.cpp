@@ -11,6 +11,7 @@
 #include "app/eval_command.h"
 #include "app/generate_command.h"
 #include "app/inspect_command.h"
+#include "app/route_command.h"
 #include "app/tokenizer_command.h"
 #include "app/train_command.h"
 #include "app/verify_command.h"
@@ -74,6 +75,7 @@ int run(int argc, char** argv) {
   add_eval_command(app);
   add_inspect_command(app);
   add_watch_command(app);
+  add_route_command(app);
   add_verify_command(app);
   add_tokenizer_command(app);
   add_bench_command(app);
