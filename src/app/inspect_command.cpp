@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
+#include "app/inspect_activations.h"
 #include "app/inspect_train.h"
 #include "base/error.h"
 #include "base/progress.h"
@@ -309,15 +310,21 @@ constexpr const char* kFooter =
     R"(Examples:
   minke inspect runs/first
   minke inspect config.json --json      one object with exact numbers
-  minke inspect config.json --train --batch 4 --seq 512      the memory that training it takes)";
+  minke inspect config.json --train --batch 4 --seq 512      the memory that training it takes
+  minke inspect runs/first --activations a.safetensors --text "It is a truth" --select 'layers.*.input')";
 
 struct Options {
-  std::string path;
+  std::string path, precision = "bf16";
   bool json = false, train = false;
   TrainShape shape;
+  ActivationsRequest activations;
 };
 
 void run(const Options& options) {
+  if (!options.activations.file.empty()) {
+    write_activations(options.path, options.activations);
+    return;
+  }
   const Inspection inspection = inspect(options.path);
   if (options.json) {
     Json out = json_of(inspection);
@@ -352,11 +359,24 @@ void add_inspect_command(CLI::App& app) {
       ->check(CLI::Range(2, 1 << 20))
       ->needs(train)
       ->capture_default_str();
-  command->add_option("--precision", options->shape.precision, "bf16 or fp32")
-      ->check(CLI::IsMember({"fp32", "bf16"}))
-      ->needs(train)
+  ActivationsRequest& wanted = options->activations;
+  CLI::Option* activations = command->add_option(
+      "--activations", wanted.file, "Write what the model computes on --text here, as safetensors");
+  CLI::Option* text = command->add_option("--text", wanted.text, "The text; -: standard input");
+  activations->needs(text)->excludes(train);
+  text->needs(activations);
+  command
+      ->add_option("--select", wanted.select,
+                   "Activations whose name fits, such as 'layers.3.*' or '*.router.scores'")
+      ->needs(activations)
       ->capture_default_str();
-  command->callback([options] { run(*options); });
+  command->add_option("--precision", options->precision, "What is computed in, with either")
+      ->check(CLI::IsMember({"fp32", "bf16"}))
+      ->capture_default_str();
+  command->callback([options] {
+    options->shape.precision = options->activations.precision = options->precision;
+    run(*options);
+  });
 }
 
 }  // namespace minke::app

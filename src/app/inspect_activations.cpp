@@ -1,0 +1,25 @@
+#include "app/inspect_activations.h"
+
+#include <fmt/format.h>
+
+#include "app/text_options.h"
+#include "base/progress.h"
+#include "study/activations.h"
+
+namespace minke::app {
+
+void write_activations(const std::string& model, const ActivationsRequest& request) {
+  const auto precision =
+      request.precision == "fp32" ? model::Precision::kF32 : model::Precision::kBF16;
+  study::TextForward forward(model, precision,
+                             request.text == "-" ? read_standard_input() : request.text);
+  uint64_t bytes = 0;
+  for (const auto& spec : study::write_activations(request.file, forward, request.select)) {
+    fmt::print("{:36} {:5} [{}]\n", spec.name, spec.dtype, fmt::join(spec.shape, ", "));
+    bytes += spec.bytes();
+  }
+  fmt::print("{}: {} of {} tokens\n", request.file, format_bytes(static_cast<double>(bytes)),
+             forward.tokens().size());
+}
+
+}  // namespace minke::app

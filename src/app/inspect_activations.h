@@ -1,0 +1,17 @@
+// minke inspect --activations: see study/activations.h.
+#pragma once
+
+#include <string>
+#include <vector>
+
+namespace minke::app {
+
+struct ActivationsRequest {
+  std::string file, text, precision;
+  std::vector<std::string> select = {"*"};  // shell patterns
+};
+
+// Writes the file and prints what is in it. `text` -: standard input.
+void write_activations(const std::string& model, const ActivationsRequest& request);
+
+}  // namespace minke::app
