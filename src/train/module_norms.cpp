@@ -1,6 +1,7 @@
 #include "train/module_norms.h"
 
 #include <algorithm>
+#include <array>
 #include <charconv>
 #include <numeric>
 
@@ -52,12 +53,14 @@ double squared_distance(const Tensor& a, const Tensor& b) {
   const auto x = a.span<float>(), y = b.span<float>();
   std::vector<double> sums(static_cast<size_t>((a.count() + kBlock - 1) / kBlock), 0.0);
   parallel_for(a.count(), kBlock, [&](int64_t begin, int64_t end) {
-    double sum = 0;
+    // One sum would wait for itself at each number.
+    constexpr size_t kSums = 8;
+    std::array<double, kSums> part{};
     for (auto i = static_cast<size_t>(begin); i < static_cast<size_t>(end); ++i) {
       const double difference = static_cast<double>(x[i]) - static_cast<double>(y[i]);
-      sum += difference * difference;
+      part[i % kSums] += difference * difference;
     }
-    sums[static_cast<size_t>(begin / kBlock)] = sum;
+    sums[static_cast<size_t>(begin / kBlock)] = std::accumulate(part.begin(), part.end(), 0.0);
   });
   return std::accumulate(sums.begin(), sums.end(), 0.0);
 }

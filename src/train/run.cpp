@@ -36,8 +36,9 @@ double seconds_since(Clock::time_point start) {
 
 // Windows of held-out text for a look during training; the whole of it is read at the end.
 constexpr int64_t kWindowsDuringTraining = 64;
-// Events of routers, modules and memory in a run: columns of the pictures that are drawn of them.
-constexpr int64_t kPictures = 200;
+// Events of routers and memory in a run, columns of the pictures that are drawn of them; and of
+// norms by module, each of which takes about a fifth of a step's time.
+constexpr int64_t kPictures = 200, kNorms = 100;
 constexpr int64_t kSampleTokens = 120;
 // Shares of a run given in minutes that are kept for what is not a step.
 constexpr double kShareOfSteps = 0.94;
@@ -266,11 +267,11 @@ void Run::write_step(const StepReport& r, const std::vector<ProfileEntry>& profi
   event["mfu"] = tokens_per_second * flops_per_token() / peak_;
   event["seconds"] = seconds();
   metrics_->write(event);
+  if (!r.modules.empty()) metrics_->write(modules_event(r));
   add_loads(loads_, r.routers);
   if (!due(0, kPictures, r.step)) return;
   metrics_->write(routers_event(r.step, loads_));
   loads_.clear();
-  metrics_->write(modules_event(r));
   metrics_->write(memory_event(r.step, memory(), *trainer_));
 }
 
@@ -434,7 +435,7 @@ RunResult Run::train() {
     const auto start = Clock::now();
     start_profile();
     const StepReport report = trainer_->step(
-        due(0, kPictures, trainer_->done() + 1) ? Trainer::Look::kModules : Trainer::Look::kUsual);
+        due(0, kNorms, trainer_->done() + 1) ? Trainer::Look::kModules : Trainer::Look::kUsual);
     const std::vector<ProfileEntry> profile = finish_profile();
     if (report.spike.spike) {
       if (!meet_spike(report, line)) break;

@@ -247,7 +247,11 @@ function drawLearning(root, view, compressors = []) {
   const loss = runs.map(r => ({...curve(r, alone ? "next token" : r.name, s => s.loss), band: r.steps.filter(s => s.loss_range).map(s => [axis.of(r, s), ...s.loss_range])}));
   const charts = [], add = (key, title, curves) => charts.push(chart(key, title, "nats a token", axis.name, curves.map(c => ({...c, points: smoothed(c.points, smooth)})), {ghosts: smooth > 0 ? curves : []}));
   add("loss", "Training loss", alone ? loss.concat(Array.from({length: depths}, (_, k) => mtp(runs[0], k))) : loss);
-  charts.push(chart("held-out", "Held-out text", "bits a byte", axis.name, runs.map(r => ({name: r.name, color: r.color, dots: true, points: r.evals.map(e => [axis.of(r, e), e.bits_per_byte])})), {lines: compressors.map(c => ({name: c.name, y: c.bits_per_byte}))}));
+  charts.push(chart("held-out", "Held-out text", "bits a byte", axis.name, runs.flatMap(r => {
+    const curve = (name, events, of, more) => ({name, color: r.color, dots: true, points: events.map(e => [axis.of(r, e), of(e)]), ...more});
+    const averaged = r.evals.filter(e => e.ema);
+    return [curve(r.name, r.evals, e => e.bits_per_byte), ...(averaged.length ? [curve(r.name + ", averaged weights", averaged, e => e.ema.bits_per_byte, {dash: true})] : [])];
+  }), {lines: compressors.map(c => ({name: c.name, y: c.bits_per_byte}))}));
   if (!alone) for (let k = 0; k < depths; ++k) add(`mtp${k}`, `Training loss of MTP depth ${k + 1}`, runs.filter(r => k < (r.steps[0]?.mtp_loss.length ?? 0)).map(r => mtp(r, k)));
   section(root, "learning", "What it learns", "Cross-entropy in nats a token; multi-token prediction (MTP) depth 1 predicts the token after the next. Bits a byte do not depend on the tokenizer.", row("learning", ...charts));
 }
@@ -302,7 +306,7 @@ function drawModules(root, run) {
   }
   if (run.steps[0]?.time) charts.push(chart("phases", "Time of a step", "ms, by phase", "step", phases.map((p, i) => ({name: p, color: color(i), points: run.steps.map(s => [s.step, 1e3 * s.time[p]])})), {stacked: true}));
   if (memory) {
-    const f = figure("memory"), kinds = ["weights", "gradients", "moments", "operands", "activations", "workspace", "resident"];
+    const f = figure("memory"), kinds = ["weights", "gradients", "moments", "averages", "operands", "activations", "workspace", "resident"].filter(k => memory[k] > 0);
     caption(f, "Memory", "by kind; resident: what the process holds in all");
     f.svg.replaceWith(f.svg = bars(kinds.map(k => ({name: k, value: memory[k], text: bytes(memory[k]), own: k !== "resident"}))));
     charts.push(f.node);
