@@ -8,10 +8,12 @@
 #include "app/text_options.h"
 #include "base/file.h"
 #include "base/progress.h"
+#include "base/rng.h"
 #include "base/thread_pool.h"
 #include "ops/isa.h"
 #include "study/bench.h"
 #include "study/bench_decode.h"
+#include "study/bench_draft.h"
 #include "study/bench_tokenizer.h"
 #include "study/bench_train.h"
 #include "train/sizes.h"
@@ -36,6 +38,17 @@ same moment. Weights and tokens are random.
 Examples:
   minke bench train --size small --batch 4 --seq 512
   minke bench train --model config.json --batch 8 --seq 256 --threads 1)";
+
+constexpr const char* kDecodeFooter =
+    R"(Shares are of the processor's multiply-adds in that format, and of a read of as many bytes as a
+token's weights and latents take, both measured in the same moment.
+
+Of a model with an MTP layer it shows what drafts give: a verified row reads experts of its own, so
+a width has a ceiling, computed from bytes, and from what the parts of a step take alone.
+
+Examples:
+  minke bench decode runs/first
+  minke bench decode runs/first --prompts held-out.txt --text 256)";
 
 void run_kernels(const study::BenchOptions& options, bool json) {
   if (!json) {
@@ -110,10 +123,73 @@ void run_train(const TrainArguments& arguments) {
 }
 
 struct DecodeArguments {
-  std::string model, precision = "bf16";
+  std::string model, precision = "bf16", text_file;
   int64_t prompt = 256, text = 64, prefill_rows = 64;
+  double temperature = 0;
   bool json = false;
 };
+
+std::string name_of_width(int64_t width) {
+  return width == infer::Generator::kAutoDraft ? "auto" : std::to_string(width);
+}
+
+std::string milliseconds(double seconds) { return fmt::format("{:.3f} ms", 1e3 * seconds); }
+
+void print_drafts(const study::DraftBench& bench, double read, bool json) {
+  if (json) {
+    for (const study::DraftWidthBench& b : bench.widths) {
+      const nlohmann::ordered_json line = {{"name", "draft"},
+                                           {"shape", name_of_width(b.width)},
+                                           {"threads", thread_count()},
+                                           {"value", b.gain},
+                                           {"unit", "x plain"},
+                                           {"tokens_a_step", b.tokens},
+                                           {"accepted", b.accepted},
+                                           {"ceiling_bytes", b.ceiling_bytes},
+                                           {"ceiling_seconds", b.ceiling_seconds},
+                                           {"isa", ops::isa_name()}};
+      print_now(line.dump() + "\n");
+    }
+    return;
+  }
+  print_now(fmt::format("\nrows verified  experts       bytes  at {:5.1f} GB/s    measured\n",
+                        read / 1e9));
+  for (const study::VerifiedRows& v : bench.rows) {
+    print_now(fmt::format("{:13}  {:7.1f}  {:>10}  {:>10}  {:>10}\n", v.rows, v.experts,
+                          format_bytes(v.bytes), milliseconds(v.bytes / read),
+                          milliseconds(v.seconds)));
+  }
+  print_now(
+      "\ndraft  tokens a step  its bytes   measured  ceiling by bytes  by time  reached  accepted "
+      "by position\n");
+  for (const study::DraftWidthBench& b : bench.widths) {
+    std::string line = fmt::format("{:>5}  {:13.2f}", name_of_width(b.width), b.tokens);
+    if (b.width > 0) {
+      line += fmt::format("  {:>9}  {:>9}  {:15.2f}x  {:6.2f}x", format_bytes(b.bytes),
+                          milliseconds(b.seconds), b.ceiling_bytes, b.ceiling_seconds);
+    } else {
+      line += fmt::format("{:48}", "");
+    }
+    line += fmt::format("  {:6.2f}x ", b.gain);
+    for (const double share : b.accepted) line += fmt::format(" {:.0f}%", 100 * share);
+    print_now(line + "\n");
+  }
+}
+
+// The tokens that prompts are cut from: the file's, or any.
+std::vector<int32_t> prompt_tokens(const DecodeArguments& arguments,
+                                   const infer::LoadedModel& loaded) {
+  if (!arguments.text_file.empty()) {
+    return text::Tokenizer::load(loaded.folder).encode(read_file(arguments.text_file));
+  }
+  std::vector<int32_t> out;
+  Rng rng(stream_key(1, 0, "bench.tokens"));
+  for (int64_t i = 0; i < 16 * arguments.prompt; ++i) {
+    out.push_back(
+        static_cast<int32_t>(rng.below(static_cast<uint64_t>(loaded.config.model.vocab_size))));
+  }
+  return out;
+}
 
 void run_decode(const DecodeArguments& arguments) {
   const auto precision =
@@ -121,6 +197,12 @@ void run_decode(const DecodeArguments& arguments) {
   infer::LoadedModel loaded = infer::load_model(arguments.model, precision);
   const study::DecodeBench r =
       study::bench_decode(loaded, arguments.prompt, arguments.text, arguments.prefill_rows);
+  const auto drafts = [&] {
+    if (!loaded.model->has_mtp()) return;
+    print_drafts(study::bench_draft(loaded, prompt_tokens(arguments, loaded), arguments.prompt,
+                                    arguments.text, {.temperature = arguments.temperature}),
+                 r.read, arguments.json);
+  };
   if (arguments.json) {
     const auto object = [&](const char* name, double rate, double share) {
       const nlohmann::ordered_json line = {{"name", name},
@@ -134,6 +216,7 @@ void run_decode(const DecodeArguments& arguments) {
     };
     object("prefill", r.prefill_rate, r.prefill_share);
     object("decode", r.decode_rate, r.decode_share);
+    drafts();
     return;
   }
   print_now(fmt::format(
@@ -143,6 +226,7 @@ void run_decode(const DecodeArguments& arguments) {
       arguments.model, arguments.precision, thread_count(), ops::isa_name(), r.prompt,
       r.prefill_rate, 100 * r.prefill_share, r.prefill_peak / 1e9, r.text, r.decode_rate,
       100 * r.decode_share, r.read / 1e9, format_bytes(r.token_bytes)));
+  drafts();
 }
 
 struct TokenizerArguments {
@@ -224,19 +308,24 @@ void add_bench_command(CLI::App& app) {
 
   const auto d = std::make_shared<DecodeArguments>();
   CLI::App* decode = command->add_subcommand("decode", "Prefill and decode of a model");
-  decode->footer("Example:\n  minke bench decode runs/first");
+  decode->footer(kDecodeFooter);
   decode->add_option("model", d->model, "A model's folder, or a run's")->required();
   decode->add_option("--prompt", d->prompt, "Tokens of the prompt")
       ->check(CLI::Range(1, 1 << 20))
       ->capture_default_str();
-  decode->add_option("--text", d->text, "Tokens decoded, one after the other")
-      ->check(CLI::Range(2, 1 << 20))
+  decode->add_option("--text", d->text, "Tokens decoded after it")
+      ->check(CLI::Range(32, 1 << 20))
       ->capture_default_str();
   decode->add_option("--prefill", d->prefill_rows, "Tokens of the prompt computed at once")
       ->check(CLI::Range(1, 4096))
       ->capture_default_str();
   decode->add_option("--precision", d->precision, "bf16 or fp32")
       ->check(CLI::IsMember({"fp32", "bf16"}))
+      ->capture_default_str();
+  decode->add_option("--prompts", d->text_file,
+                     "A text whose pieces are the prompts of drafted texts (default: any tokens)");
+  decode->add_option("--temperature", d->temperature, "Of drafted texts; 0 is greedy")
+      ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
   decode->add_flag("--json", d->json, "JSON objects");
   decode->callback([d] { run_decode(*d); });

@@ -44,12 +44,20 @@ void add_text_options(CLI::App& command, TextOptions& options) {
                   "Tokens of the prompt computed at once; the text does not depend on it")
       ->check(CLI::Range(1, 4096))
       ->capture_default_str();
+  command
+      .add_option("--draft", options.draft,
+                  "Tokens that the MTP layer drafts a step, 0 to 8, or auto: as many as pay; the "
+                  "text does not depend on it")
+      ->check(CLI::IsMember({"auto", "0", "1", "2", "3", "4", "5", "6", "7", "8"}))
+      ->capture_default_str();
 }
 
 infer::TextModel load_text_model(const TextOptions& options) {
   const auto precision =
       options.precision == "fp32" ? model::Precision::kF32 : model::Precision::kBF16;
-  return {options.model, precision, options.prefill_rows, weights_of(options.ema)};
+  const int64_t draft =
+      options.draft == "auto" ? infer::Generator::kAutoDraft : std::stoll(options.draft);
+  return {options.model, precision, options.prefill_rows, draft, weights_of(options.ema)};
 }
 
 void add_ema_option(CLI::App& command, bool& ema) {
@@ -78,7 +86,15 @@ std::string statistics(const infer::Generation& g) {
   if (g.reused > 0) out += fmt::format(" and {} kept from before", g.reused);
   out += fmt::format(", {:.1f} tokens/s; written: {} tokens", g.prefill_rate(), g.tokens.size());
   if (g.steps > 0) out += fmt::format(", {:.1f} tokens/s", g.decode_rate());
-  return out + fmt::format(" ({})", infer::name_of(g.stop));
+  out += fmt::format(" ({})", infer::name_of(g.stop));
+  if (g.drafts.empty()) return out;
+  out += fmt::format("\ndrafts: {:.2f} tokens a step; accepted by position:",
+                     static_cast<double>(g.decoded) / static_cast<double>(g.steps));
+  for (const infer::Generation::Drafts& d : g.drafts) {
+    out += fmt::format(" {:.0f}% of {}",
+                       100 * static_cast<double>(d.accepted) / static_cast<double>(d.made), d.made);
+  }
+  return out;
 }
 
 text::Tokenizer load_tokenizer(const std::string& folder) {

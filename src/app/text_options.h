@@ -20,6 +20,7 @@ struct TextOptions {
   infer::Sampling sampling{.temperature = 0.8, .top_k = 0, .top_p = 0.95, .min_p = 0, .seed = 0};
   int64_t prefill_rows = 64;
   bool ema = false;
+  std::string draft = "auto";
 };
 
 void add_text_options(CLI::App& command, TextOptions& options);

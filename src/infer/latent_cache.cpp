@@ -20,18 +20,20 @@ LatentCache::LatentCache(const model::ModelConfig& config, model::Precision prec
   }
 }
 
-std::vector<model::CacheRow> LatentCache::next_rows(int64_t count) {
-  MINKE_CHECK(count > 0, "{} rows", count);
-  if (count > limit_ - length_) {
-    fail("the context is full: {} tokens and {} more do not fit its {}", length_, count, limit_);
+std::vector<model::CacheRow> LatentCache::next_rows(int64_t count) { return rows(length_, count); }
+
+std::vector<model::CacheRow> LatentCache::rows(int64_t first, int64_t count) {
+  MINKE_CHECK(first >= 0 && count > 0, "{} rows from {}", count, first);
+  if (count > limit_ - first) {
+    fail("the context is full: {} tokens and {} more do not fit its {}", first, count, limit_);
   }
-  reserve(length_ + count);
-  std::vector<model::CacheRow> rows;
+  reserve(first + count);
+  std::vector<model::CacheRow> out;
   for (int64_t i = 0; i < count; ++i) {
-    rows.push_back(
-        {static_cast<std::byte*>(memory_.raw()), capacity_, static_cast<int32_t>(length_ + i)});
+    out.push_back(
+        {static_cast<std::byte*>(memory_.raw()), capacity_, static_cast<int32_t>(first + i)});
   }
-  return rows;
+  return out;
 }
 
 void LatentCache::advance(int64_t count) {

@@ -23,6 +23,9 @@ class LatentCache {
   // part of the cache once advance() is called, so a decode that throws leaves it as it was. Error
   // when they do not fit the limit. A later call may move the memory that these rows point to.
   std::vector<model::CacheRow> next_rows(int64_t count);
+  // Rows at positions that are to come, or were: for a layer that is behind or ahead of the others.
+  // What lies beyond length() is not kept by a call that makes more memory.
+  std::vector<model::CacheRow> rows(int64_t first, int64_t count);
   void advance(int64_t count);
   // Forgets all tokens from `length` on.
   void truncate(int64_t length);

@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <numeric>
+#include <span>
 
 #include "base/error.h"
 #include "base/rng.h"
@@ -15,9 +17,24 @@ bool more_likely(const Sampler::Candidate& a, const Sampler::Candidate& b) {
   return a.p != b.p ? a.p > b.p : a.id < b.id;
 }
 
-double sum(const std::vector<Sampler::Candidate>& candidates) {
+double sum(std::span<const Sampler::Candidate> candidates) {
   return std::accumulate(candidates.begin(), candidates.end(), 0.0,
                          [](double s, const Sampler::Candidate& c) { return s + c.p; });
+}
+
+void sort_by_id(std::vector<Sampler::Candidate>& candidates) {
+  if (!std::ranges::is_sorted(candidates, {}, &Sampler::Candidate::id)) {
+    std::ranges::sort(candidates, {}, &Sampler::Candidate::id);
+  }
+}
+
+// Ids that are drawn together, then one of them: a random number for each block, and each of one.
+constexpr int32_t kBlock = 64;
+
+// When the clock of `id` rings, which does so at `rate`: the first of all is each with the
+// probability that its rate has among them.
+double clock(uint64_t key, int32_t id, double rate) {
+  return -std::log1p(-Rng(key, static_cast<uint64_t>(id)).uniform()) / rate;
 }
 
 }  // namespace
@@ -44,14 +61,20 @@ int32_t Sampler::likeliest(std::span<const float> logits_V) const {
   MINKE_CHECK(static_cast<int64_t>(logits_V.size()) >= vocabulary_, "{} logits, {} tokens",
               logits_V.size(), vocabulary_);
   int32_t best = -1;
+  float most = -std::numeric_limits<float>::infinity();
+  int32_t bad = -1;
   for (int32_t id = 0; id < vocabulary_; ++id) {
     if (!token_[static_cast<size_t>(id)]) continue;
     const float logit = logits_V[static_cast<size_t>(id)];
-    if (!std::isfinite(logit)) {
-      fail("the logit of token {} is {}: the model's weights are damaged, or have diverged", id,
-           logit);
+    if (!(std::abs(logit) <= std::numeric_limits<float>::max())) bad = id;
+    if (logit > most) {
+      most = logit;
+      best = id;
     }
-    if (best < 0 || logit > logits_V[static_cast<size_t>(best)]) best = id;
+  }
+  if (bad >= 0) {
+    fail("the logit of token {} is {}: the model's weights are damaged, or have diverged", bad,
+         logits_V[static_cast<size_t>(bad)]);
   }
   return best;
 }
@@ -64,9 +87,14 @@ const std::vector<Sampler::Candidate>& Sampler::candidates(std::span<const float
     return candidates_;
   }
   const double most = logits_V[static_cast<size_t>(best)];
+  // Far enough below what min-p keeps that no rounding matters; top-p counts all.
+  const double least = sampling_.top_p == 1
+                           ? most + sampling_.temperature * (std::log(sampling_.min_p) - 1)
+                           : -std::numeric_limits<double>::infinity();
   for (int32_t id = 0; id < vocabulary_; ++id) {
     if (!token_[static_cast<size_t>(id)]) continue;
     const double logit = logits_V[static_cast<size_t>(id)];
+    if (logit < least) continue;
     // Relative to the likeliest, which is 1: nothing overflows. 0 once it is below any double.
     const double p = std::exp((logit - most) / sampling_.temperature);
     if (p > 0) candidates_.push_back({id, p});
@@ -79,14 +107,14 @@ const std::vector<Sampler::Candidate>& Sampler::candidates(std::span<const float
   }
   if (sampling_.top_p < 1) keep_top_p();
   std::erase_if(candidates_, [&](const Candidate& c) { return c.p < sampling_.min_p; });
-  std::ranges::sort(candidates_, {}, &Candidate::id);
+  sort_by_id(candidates_);
   const double total = sum(candidates_);
   for (Candidate& candidate : candidates_) candidate.p /= total;
   return candidates_;
 }
 
 void Sampler::keep_top_p() {
-  std::ranges::sort(candidates_, {}, &Candidate::id);  // nth_element leaves no order to sum in
+  sort_by_id(candidates_);  // nth_element leaves no order to sum in
   const double total = sum(candidates_);
   const double enough = sampling_.top_p * total;
   // All ids this unlikely together weigh less than the tail that top-p may cut, so they are cut:
@@ -103,13 +131,27 @@ void Sampler::keep_top_p() {
 int32_t Sampler::sample(std::span<const float> logits_V, int64_t position) {
   candidates(logits_V);
   if (candidates_.size() == 1) return candidates_.front().id;
-  Rng rng(stream_key(sampling_.seed, static_cast<uint64_t>(position), "sample"));
-  double left = rng.uniform();
-  for (const Candidate& candidate : candidates_) {
-    left -= candidate.p;
-    if (left < 0) return candidate.id;
+  const auto draw = [&](const char* what) {
+    return stream_key(sampling_.seed, static_cast<uint64_t>(position), what);
+  };
+  const auto block = [](const Candidate& c) { return c.id / kBlock; };
+  const uint64_t block_key = draw("sample.block"), key = draw("sample");
+  std::span<const Candidate> chosen_block;
+  double first = std::numeric_limits<double>::infinity();
+  for (auto begin = candidates_.cbegin(); begin != candidates_.cend();) {
+    const auto end = std::find_if(begin, candidates_.cend(),
+                                  [&](const Candidate& c) { return block(c) != block(*begin); });
+    const std::span<const Candidate> all(begin, end);
+    const double time = clock(block_key, block(*begin), sum(all));
+    if (time < first) {
+      first = time;
+      chosen_block = all;
+    }
+    begin = end;
   }
-  return candidates_.back().id;  // the rounding of the sum
+  return std::ranges::min_element(chosen_block, {},
+                                  [&](const Candidate& c) { return clock(key, c.id, c.p); })
+      ->id;
 }
 
 }  // namespace minke::infer

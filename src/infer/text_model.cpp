@@ -6,12 +6,12 @@
 namespace minke::infer {
 
 TextModel::TextModel(const fs::path& folder, model::Precision precision, int64_t prefill_rows,
-                     WeightsOf which)
+                     int64_t draft, WeightsOf which)
     : loaded_(load_model(folder, precision, which)),
       tokenizer_(text::Tokenizer::load(loaded_.folder)),
-      generator_(*loaded_.model, options(prefill_rows)) {}
+      generator_(*loaded_.model, options(prefill_rows, draft)) {}
 
-Generator::Options TextModel::options(int64_t prefill_rows) const {
+Generator::Options TextModel::options(int64_t prefill_rows, int64_t draft) const {
   Generator::Options out;
   out.vocabulary = tokenizer_.vocabulary();
   out.holes = tokenizer_.holes();
@@ -28,6 +28,7 @@ Generator::Options TextModel::options(int64_t prefill_rows) const {
     if (end) out.end_tokens.push_back(*end);
   }
   out.prefill_rows = prefill_rows;
+  out.draft = draft;
   return out;
 }
 

@@ -12,8 +12,9 @@ namespace minke::infer {
 
 class TextModel {
  public:
-  // Reads folder and tokenizer. Error also for a tokenizer that does not belong to the model.
-  TextModel(const fs::path& folder, model::Precision precision, int64_t prefill_rows,
+  // Reads folder and tokenizer. prefill_rows, draft: see Generator::Options. Error also for a
+  // tokenizer that does not belong to the model.
+  TextModel(const fs::path& folder, model::Precision precision, int64_t prefill_rows, int64_t draft,
             WeightsOf which = WeightsOf::kModel);
 
   const text::Tokenizer& tokenizer() const { return tokenizer_; }
@@ -30,7 +31,7 @@ class TextModel {
                    const OnText& on_text, const Generator::ShouldStop& should_stop);
 
  private:
-  Generator::Options options(int64_t prefill_rows) const;
+  Generator::Options options(int64_t prefill_rows, int64_t draft) const;
 
   LoadedModel loaded_;
   text::Tokenizer tokenizer_;

@@ -342,12 +342,16 @@ void Transformer::logits(const Tensor& logits_MV, const Tensor& hidden_MD, const
   linear(logits_MV, hidden_MD, head_, false, pass);
 }
 
-void Transformer::decode(const Tensor& hidden_MD, std::span<const int32_t> tokens,
-                         std::span<const CacheRow> rows, const DecodeRoutes& routes,
-                         const Pass& pass) {
+void Transformer::reserve_tables(std::span<const CacheRow> rows) {
   int32_t last = 0;
   for (const CacheRow& row : rows) last = std::max(last, row.position);
   tables_.reserve(last + int64_t{1});
+}
+
+void Transformer::decode(const Tensor& hidden_MD, std::span<const int32_t> tokens,
+                         std::span<const CacheRow> rows, const DecodeRoutes& routes,
+                         const Pass& pass) {
+  reserve_tables(rows);
   const Arena::Scope scope(pass.scratch);
   const Tensor x =
       pass.scratch.make(DType::kF32, {static_cast<int64_t>(rows.size()), config_.hidden_size});
@@ -361,6 +365,27 @@ void Transformer::decode(const Tensor& hidden_MD, std::span<const int32_t> token
   const Tensor rounded = pass.scratch.make(pass.activation(), x.shape());
   ops::convert(rounded, x);
   norm_.forward(hidden_MD, rounded);
+}
+
+void Transformer::decode_mtp(const Tensor& hidden_MD, const Tensor& state_MD,
+                             std::span<const int32_t> tokens, std::span<const CacheRow> rows,
+                             const Pass& pass) {
+  MINKE_CHECK(has_mtp());
+  reserve_tables(rows);
+  MtpModule& mtp = mtp_.front();
+  const auto M = static_cast<int64_t>(rows.size());
+  const int64_t D = config_.hidden_size;
+  const Arena::Scope scope(pass.scratch);
+  const Tensor x = pass.scratch.make(DType::kF32, {M, D});
+  const Tensor input_M2D = pass.scratch.make(pass.activation(), {M, 2 * D});
+  ops::embedding(x, embedding_.pieces()[0].value, tokens);
+  mtp.enorm.forward(ops::Matrix(input_M2D).columns(0, D), x);
+  mtp.hnorm.forward(ops::Matrix(input_M2D).columns(D, D), state_MD);
+  linear(x, input_M2D, mtp.eh_proj, false, pass);
+  mtp.block.decode(x, rows, tables_, {}, {}, pass);
+  const Tensor rounded = pass.scratch.make(pass.activation(), x.shape());
+  ops::convert(rounded, x);
+  mtp.norm.forward(hidden_MD, rounded);
 }
 
 }  // namespace minke::model

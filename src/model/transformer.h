@@ -122,11 +122,18 @@ class Transformer {
               std::span<const CacheRow> rows, const Pass& pass) {
     decode(hidden_MD, tokens, rows, DecodeRoutes(), pass);
   }
+  bool has_mtp() const { return !mtp_.empty(); }
+  // The first MTP module on rows of caches: from the state of a token and the token after it, the
+  // state whose logits are of the token after both. The module's latents are its own layer's of the
+  // caches. hidden_MD, state_MD: as decode()'s hidden_MD; they may be the same.
+  void decode_mtp(const Tensor& hidden_MD, const Tensor& state_MD, std::span<const int32_t> tokens,
+                  std::span<const CacheRow> rows, const Pass& pass);
 
  private:
   void head_losses(const Batch& batch, std::span<const float> scale, Saved& saved,
                    std::span<const Tensor> dhidden, std::span<const std::span<float>> loss,
                    std::span<const std::span<int32_t>> argmax, Losses& out, const Pass& pass);
+  void reserve_tables(std::span<const CacheRow> rows);
 
   ModelConfig config_;
   Precision precision_;

@@ -51,16 +51,20 @@ struct Cut {
   int64_t rows = 0, row_blocks = 0, panels = 0, panel_blocks = 0;
 };
 
-// Row blocks are even. A block is large enough to be worth a thread's while, which for a few rows
-// is the time of reading its panels.
+// Multiply-adds, of which a few rows take as long as kLeastRows: the time of reading the panels.
+int64_t work_of(int64_t m, int64_t n, int64_t k) {
+  constexpr int64_t kLeastRows = 8;
+  return m == 0 ? 0 : std::max(m, kLeastRows) * n * std::max<int64_t>(k, 1);
+}
+
+// Row blocks are even. A block is large enough to be worth a thread's while.
 Cut cut_product(int64_t m, int64_t n, int64_t k, int64_t group_rows) {
-  constexpr int64_t kWork = int64_t{1} << 25, kLeastRows = 8, kMostPanels = 16;
+  constexpr int64_t kWork = int64_t{1} << 25, kMostPanels = 16;
   Cut cut;
   if (m == 0 || n == 0) return cut;
   cut.rows = ceil_div(ceil_div(m, ceil_div(m, kBlockRows)), group_rows) * group_rows;
   cut.row_blocks = ceil_div(m, cut.rows);
-  const int64_t panel_work = std::max(cut.rows, kLeastRows) * kPanel * std::max<int64_t>(k, 1);
-  cut.panels = std::clamp<int64_t>(ceil_div(kWork, panel_work), 1, kMostPanels);
+  cut.panels = std::clamp<int64_t>(ceil_div(kWork, work_of(cut.rows, kPanel, k)), 1, kMostPanels);
   cut.panel_blocks = ceil_div(ceil_div(n, kPanel), cut.panels);
   return cut;
 }
@@ -164,12 +168,16 @@ void run(std::span<const Operation> operations) {
   Chunks chunks;
   std::vector<Cut> cuts;
   cuts.reserve(operations.size());
+  constexpr int64_t kAlone = int64_t{1} << 21;  // some 10 us
+  int64_t work = 0;
   for (const Operation& op : operations) {
     const bool packed = op.group_rows == kPanel;
+    work += work_of(op.out.rows, op.out.cols, op.k);
     cuts.push_back(cut_product(op.out.rows, op.out.cols, op.k, packed ? kPanel : 1));
     chunks.add(cuts.back().row_blocks * cuts.back().panel_blocks);
   }
-  chunks.run([&](size_t i, int64_t chunk) { run_block(operations[i], cuts[i], chunk); });
+  chunks.run([&](size_t i, int64_t chunk) { run_block(operations[i], cuts[i], chunk); },
+             work <= kAlone);
 }
 
 }  // namespace

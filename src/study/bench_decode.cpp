@@ -6,6 +6,7 @@
 #include "base/rng.h"
 #include "infer/generation.h"
 #include "model/cost.h"
+#include "study/decode_bytes.h"
 #include "study/peak.h"
 
 namespace minke::study {
@@ -34,12 +35,12 @@ DecodeBench bench_decode(infer::LoadedModel& loaded, int64_t prompt, int64_t tex
   infer::Generator generator(*loaded.model, how);
 
   const model::Parameters active = model::count_parameters(config).active;
-  const auto number =
-      static_cast<double>(size_of(model::dtype_of_precision(loaded.model->precision())));
+  const DecodeBytes bytes_read = decode_bytes(*loaded.model);
   const double positions = static_cast<double>(prompt) + static_cast<double>(text) / 2;
   DecodeBench out{.prompt = prompt, .text = text};
-  out.token_bytes = static_cast<double>(active.without_embedding()) * number +
-                    positions * static_cast<double>(model::cache_bytes(config, 1).latent) * number;
+  out.token_bytes = bytes_read.trunk + bytes_read.head +
+                    static_cast<double>(config.num_experts_per_tok) * bytes_read.trunk_expert +
+                    positions * bytes_read.cache;
   const OwnedTensor pages(DType::kU8, {static_cast<int64_t>(out.token_bytes)});
   const std::span bytes(static_cast<const std::byte*>(pages.raw()), pages.bytes());
   const Limit limit = loaded.model->precision() == model::Precision::kF32 ? Limit::kComputeF32

@@ -1,5 +1,6 @@
 // minke generate, as a user has it.
 #include <csignal>
+#include <sstream>
 
 #include "app/small_model.h"
 
@@ -32,8 +33,10 @@ TEST_F(Generate, WritesTextAndSaysWhatItTook) {
   EXPECT_EQ(said.exit_code, 0) << said.err;
   EXPECT_TRUE(said.out.ends_with('\n'));
   EXPECT_GT(said.out.size(), 12U);
-  EXPECT_THAT(said.err, MatchesRegex("prompt: [0-9]+ tokens, [0-9.]+ tokens/s; written: [0-9]+ "
-                                     "tokens, [0-9.]+ tokens/s \\((max-tokens|end of text)\\)\n"));
+  EXPECT_THAT(
+      said.err,
+      MatchesRegex("prompt: [0-9]+ tokens, [0-9.]+ tokens/s; written: [0-9]+ "
+                   "tokens, [0-9.]+ tokens/s \\((max-tokens|end of text)\\)\n(drafts: .*\n)?"));
 }
 
 // Greedy decoding of what it was trained on: the words are the text's.
@@ -61,6 +64,54 @@ TEST_F(Generate, NeitherThreadsNorPrefillChangeTheText) {
   const std::string one = text({"--prompt", prompt, "--prefill", "1", "--threads", "1"});
   EXPECT_EQ(one, text({"--prompt", prompt, "--prefill", "3", "--threads", "2"}));
   EXPECT_EQ(one, text({"--prompt", prompt}));
+}
+
+TEST_F(Generate, DraftsAreCountedAndDoNotChangeTheText) {
+  for (const char* temperature : {"0", "0.8"}) {
+    const std::vector<std::string> flags = {"--prompt",  "Anne walked",  "--temperature",
+                                            temperature, "--max-tokens", "40"};
+    const auto drafted = [&](const char* width) {
+      std::vector<std::string> all = flags;
+      all.insert(all.end(), {"--draft", width});
+      return generate(all);
+    };
+    const Said plain = drafted("0");
+    EXPECT_THAT(plain.err, Not(HasSubstr("drafts")));
+    for (const char* width : {"1", "2", "8", "auto"}) {
+      EXPECT_EQ(drafted(width).out, plain.out) << width;
+    }
+    EXPECT_THAT(drafted("2").err,
+                testing::ContainsRegex("drafts: [0-9.]+ tokens a step; accepted by position: "
+                                       "[0-9]+% of [0-9]+ [0-9]+% of [0-9]+\n"));
+  }
+  expect_fault(generate({"-p", "a", "--draft", "9"}), "--draft");
+  expect_fault(generate({"-p", "a", "--draft", "-1"}), "--draft");
+}
+
+TEST_F(Generate, BenchShowsWhatDraftsGiveBesideWhatTheyCould) {
+  const Said said =
+      run_program({"bench", "decode", run(), "--prompt", "8", "--text", "40", "--json"});
+  ASSERT_EQ(said.exit_code, 0) << said.err;
+  std::istringstream lines(said.out);
+  std::vector<std::string> widths;
+  for (std::string line; std::getline(lines, line);) {
+    const auto object = nlohmann::json::parse(line);
+    EXPECT_GT(object.at("value").get<double>(), 0);
+    if (object.at("name") != "draft") continue;
+    widths.push_back(object.at("shape"));
+    const double tokens = object.at("tokens_a_step");
+    EXPECT_GE(tokens, 1);
+    const int width = widths.back() == "auto" ? 8 : std::stoi(widths.back());
+    EXPECT_LE(tokens, width + 1);
+    if (widths.back() == "auto" || width == 0) continue;
+    EXPECT_EQ(object.at("accepted").size(), width);
+    // A step costs more than one of a row, whatever it gives.
+    EXPECT_GT(object.at("ceiling_bytes"), 0);
+    EXPECT_LT(object.at("ceiling_bytes"), tokens);
+    EXPECT_GT(object.at("ceiling_seconds"), 0);
+  }
+  EXPECT_EQ(widths,
+            std::vector<std::string>({"auto", "0", "1", "2", "3", "4", "5", "6", "7", "8"}));
 }
 
 TEST_F(Generate, PromptsComeFromTheLineAFileOrStandardInput) {

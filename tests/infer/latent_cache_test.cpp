@@ -67,6 +67,18 @@ TEST(LatentCache, WhatDoesNotFitIsAnErrorAndChangesNothing) {
   EXPECT_EQ(cache.next_rows(1)[0].position, 3);
 }
 
+TEST(LatentCache, RowsOfALayerThatIsBehind) {
+  LatentCache cache(tiny_config(), model::Precision::kF32, 2, 300);
+  cache.next_rows(10);
+  cache.advance(10);
+  const auto rows = cache.rows(4, 9);  // some before the length, some beyond
+  ASSERT_EQ(rows.size(), 9);
+  EXPECT_EQ(rows.front().position, 4);
+  EXPECT_EQ(rows.back().position, 12);
+  EXPECT_EQ(cache.length(), 10);
+  EXPECT_THROW(cache.rows(295, 6), Error);
+}
+
 TEST(LatentCache, LimitIsWithinTheModels) {
   const model::ModelConfig config = tiny_config();
   EXPECT_THROW(LatentCache(config, model::Precision::kF32, 1, config.max_position_embeddings + 1),

@@ -200,5 +200,52 @@ TEST(Sampler, DrawsFollowTheDistribution) {
   }
 }
 
+// Draws from two distributions agree as often as races of the same clocks do: a block of ids and an
+// id of it, each i with probability 1 / sum_j max(p_j / p_i, q_j / q_i). The bound is six standard
+// deviations.
+TEST(Sampler, DrawsFromNearDistributionsAgree) {
+  constexpr int kDraws = 20000;
+  constexpr int64_t kIds = 200, kBlock = 64;
+  const std::vector<float> a = random_logits(kIds, 3);
+  std::vector<float> b = a;
+  Rng rng(9);
+  for (float& x : b) x += static_cast<float>(0.3 * rng.normal());
+  const Sampling sampling{1, 0, 1, 0, 5};
+  const std::vector<double> p = distribution(a, kIds, sampling),
+                            q = distribution(b, kIds, sampling);
+  const auto race = [](std::span<const double> x, std::span<const double> y) {
+    double agree = 0;
+    for (size_t i = 0; i < x.size(); ++i) {
+      double all = 0;
+      for (size_t j = 0; j < x.size(); ++j) all += std::max(x[j] / x[i], y[j] / y[i]);
+      agree += 1 / all;
+    }
+    return agree;
+  };
+  std::vector<double> block_p, block_q;
+  for (int64_t i = 0; i < kIds; ++i) {
+    if (i % kBlock == 0) block_p.push_back(0), block_q.push_back(0);
+    block_p.back() += p[static_cast<size_t>(i)];
+    block_q.back() += q[static_cast<size_t>(i)];
+  }
+  double expected = 0;
+  for (size_t block = 0; block < block_p.size(); ++block) {
+    double all = 0;
+    for (size_t j = 0; j < block_p.size(); ++j) {
+      all += std::max(block_p[j] / block_p[block], block_q[j] / block_q[block]);
+    }
+    const size_t begin = block * kBlock, count = std::min<size_t>(kBlock, kIds - begin);
+    expected += race(std::span(p).subspan(begin, count), std::span(q).subspan(begin, count)) / all;
+  }
+  Sampler sampler(sampling, kIds);
+  int agree = 0;
+  for (int64_t position = 0; position < kDraws; ++position) {
+    agree += sampler.sample(a, position) == sampler.sample(b, position) ? 1 : 0;
+  }
+  EXPECT_NEAR(agree, kDraws * expected, 6 * std::sqrt(kDraws * expected * (1 - expected)));
+  EXPECT_GT(expected, 0.7);
+  EXPECT_LT(expected, 0.99);
+}
+
 }  // namespace
 }  // namespace minke::infer
