@@ -16,6 +16,7 @@
 #include "study/bench_draft.h"
 #include "study/bench_tokenizer.h"
 #include "study/bench_train.h"
+#include "study/synthetic_model.h"
 #include "train/sizes.h"
 
 namespace minke::app {
@@ -48,7 +49,8 @@ a width has a ceiling, computed from bytes, and from what the parts of a step ta
 
 Examples:
   minke bench decode runs/first
-  minke bench decode runs/first --prompts held-out.txt --text 256)";
+  minke bench decode runs/first --prompts held-out.txt --text 256
+  minke bench decode --synthetic moonlight.json --layers 6 --prompt 512 --prefill 512)";
 
 void run_kernels(const study::BenchOptions& options, bool json) {
   if (!json) {
@@ -123,11 +125,24 @@ void run_train(const TrainArguments& arguments) {
 }
 
 struct DecodeArguments {
-  std::string model, precision = "bf16", text_file;
+  std::string model, synthetic, precision = "bf16", text_file;
+  int64_t layers = 0;
   int64_t prompt = 256, text = 64, prefill_rows = 64;
   double temperature = 0;
   bool json = false;
 };
+
+// Of a random model: its first layers, where not all are asked for.
+checkpoint::HfConfig synthetic_config(const DecodeArguments& arguments) {
+  checkpoint::HfConfig config = checkpoint::read_config(arguments.synthetic);
+  if (arguments.layers > 0) {
+    config.model.num_hidden_layers = arguments.layers;
+    config.model.first_k_dense_replace =
+        std::min(config.model.first_k_dense_replace, arguments.layers);
+  }
+  config.model.check();
+  return config;
+}
 
 std::string name_of_width(int64_t width) {
   return width == infer::Generator::kAutoDraft ? "auto" : std::to_string(width);
@@ -191,10 +206,11 @@ std::vector<int32_t> prompt_tokens(const DecodeArguments& arguments,
   return out;
 }
 
-void run_decode(const DecodeArguments& arguments) {
+void bench_model(const DecodeArguments& arguments, const fs::path& folder,
+                 const std::string& name) {
   const auto precision =
       arguments.precision == "fp32" ? model::Precision::kF32 : model::Precision::kBF16;
-  infer::LoadedModel loaded = infer::load_model(arguments.model, precision);
+  infer::LoadedModel loaded = infer::load_model(folder, precision);
   const study::DecodeBench r =
       study::bench_decode(loaded, arguments.prompt, arguments.text, arguments.prefill_rows);
   const auto drafts = [&] {
@@ -204,8 +220,8 @@ void run_decode(const DecodeArguments& arguments) {
                  r.read, arguments.json);
   };
   if (arguments.json) {
-    const auto object = [&](const char* name, double rate, double share) {
-      const nlohmann::ordered_json line = {{"name", name},
+    const auto object = [&](const char* what, double rate, double share) {
+      const nlohmann::ordered_json line = {{"name", what},
                                            {"shape", fmt::format("{}+{}", r.prompt, r.text)},
                                            {"threads", thread_count()},
                                            {"value", rate},
@@ -223,10 +239,20 @@ void run_decode(const DecodeArguments& arguments) {
       "{}, {}, {} threads, {}; medians\n"
       "prefill of {:4} tokens  {:9.1f} tokens/s  {:5.1f}% of a peak of {:.0f} GFLOP/s\n"
       "decode of {:5} tokens  {:9.1f} tokens/s  {:5.1f}% of reading at {:.1f} GB/s ({} a token)\n",
-      arguments.model, arguments.precision, thread_count(), ops::isa_name(), r.prompt,
-      r.prefill_rate, 100 * r.prefill_share, r.prefill_peak / 1e9, r.text, r.decode_rate,
-      100 * r.decode_share, r.read / 1e9, format_bytes(r.token_bytes)));
+      name, arguments.precision, thread_count(), ops::isa_name(), r.prompt, r.prefill_rate,
+      100 * r.prefill_share, r.prefill_peak / 1e9, r.text, r.decode_rate, 100 * r.decode_share,
+      r.read / 1e9, format_bytes(r.token_bytes)));
   drafts();
+}
+
+void run_decode(const DecodeArguments& arguments) {
+  if (arguments.synthetic.empty()) return bench_model(arguments, arguments.model, arguments.model);
+  const TemporaryFolder folder;
+  study::write_synthetic_model(folder.path(), synthetic_config(arguments));
+  const std::string layers =
+      arguments.layers > 0 ? fmt::format(", {} layers", arguments.layers) : "";
+  bench_model(arguments, folder.path(),
+              fmt::format("random model of {}{}", arguments.synthetic, layers));
 }
 
 struct TokenizerArguments {
@@ -309,7 +335,16 @@ void add_bench_command(CLI::App& app) {
   const auto d = std::make_shared<DecodeArguments>();
   CLI::App* decode = command->add_subcommand("decode", "Prefill and decode of a model");
   decode->footer(kDecodeFooter);
-  decode->add_option("model", d->model, "A model's folder, or a run's")->required();
+  auto* which = decode->add_option_group("model", "Which model");
+  which->add_option("model", d->model, "A model's folder, or a run's");
+  which->add_option(
+      "--synthetic", d->synthetic,
+      "A config.json: of a random model of that shape, which is written to a temporary "
+      "folder and deleted after");
+  which->require_option(1);
+  decode->add_option("--layers", d->layers, "Of a random model, so many of its layers; 0: all")
+      ->check(CLI::Range(0, 1 << 20))
+      ->capture_default_str();
   decode->add_option("--prompt", d->prompt, "Tokens of the prompt")
       ->check(CLI::Range(1, 1 << 20))
       ->capture_default_str();

@@ -1,9 +1,11 @@
 #include "checkpoint/model_files.h"
 
+#include <cmath>
 #include <cstring>
 #include <set>
 
 #include "ops/elementwise.h"
+#include "tensor/scales.h"
 
 namespace minke::checkpoint {
 namespace {
@@ -23,15 +25,19 @@ std::vector<std::pair<std::string, std::string>> repeated_names(const model::Mod
 
 bool is_ignored(const std::string& name) { return name.ends_with("rotary_emb.inv_freq"); }
 
+std::string scale_of(const std::string& name) { return name + "_scale_inv"; }
+
 // The tensor as it lies in the file, or Error.
-Tensor checked(const CheckpointFolder& files, const std::string& name, const Shape& shape) {
+Tensor checked(const CheckpointFolder& files, const std::string& name, const Shape& shape,
+               bool may_be_codes = false) {
   const std::string where = files.file_of(name).path().string();
   const StoredTensor& stored = files.stored(name);
-  if (stored.dtype != "BF16" && stored.dtype != "F32") {
+  const bool codes = stored.dtype == "F8_E4M3";
+  if (stored.dtype != "BF16" && stored.dtype != "F32" && !(codes && may_be_codes)) {
     fail("{}: {}: dtype {}, expected BF16 or F32{}", where, name, stored.dtype,
-         stored.dtype == "F8_E4M3"
-             ? ": this version computes in those two, so an FP8 checkpoint must be converted first"
-             : "");
+         may_be_codes ? " or F8_E4M3"
+         : codes      ? ": this one is never quantised, or config.json has no quantization_config"
+                      : "");
   }
   const Tensor tensor = files.tensor(name);
   if (tensor.shape() != shape) {
@@ -41,18 +47,61 @@ Tensor checked(const CheckpointFolder& files, const std::string& name, const Sha
   return tensor;
 }
 
-void load_piece(model::Weight& weight, model::Piece& piece, const CheckpointFolder& files) {
+// The scales of a piece of codes, in whatever shard.
+Tensor checked_scale(const CheckpointFolder& files, const model::Piece& piece) {
+  const std::string name = scale_of(piece.name);
+  if (!files.contains(name)) {
+    fail("{}: {} is missing from the checkpoint, and {} is F8_E4M3", files.path().string(), name,
+         piece.name);
+  }
+  const Tensor scale = files.tensor(name, DType::kF32, scale_shape(piece.shape, kBlock128x128));
+  for (const float s : scale.span<float>()) {
+    if (!std::isfinite(s)) {
+      fail("{}: {}: holds {}, expected finite scales", files.file_of(name).path().string(), name,
+           s);
+    }
+  }
+  return scale;
+}
+
+// What the recipe quantises: attention's and feed-forward's matrices (V3 report, section 3.3).
+bool may_be_codes(const model::ModelConfig& config, const model::Weight& weight,
+                  const model::Piece& piece) {
+  return config.quantization && weight.kind() == model::Weight::Kind::kLinear &&
+         (piece.name.find(".self_attn.") != std::string::npos ||
+          piece.name.find(".mlp.") != std::string::npos);
+}
+
+void load_piece(const model::ModelConfig& config, const model::Weight& weight, model::Piece& piece,
+                const CheckpointFolder& files) {
   if (!files.contains(piece.name)) {
     fail("{}: {} is missing from the checkpoint{}", files.path().string(), piece.name,
          piece.name.find(".enorm.") != std::string::npos
              ? "; a file without its MTP layer needs num_nextn_predict_layers 0 in config.json"
              : "");
   }
-  const Tensor stored = checked(files, piece.name, piece.shape);
-  if (weight.owned()) {
+  const Tensor stored =
+      checked(files, piece.name, piece.shape, may_be_codes(config, weight, piece));
+  Tensor scale;
+  if (stored.dtype() == DType::kE4M3) scale = checked_scale(files, piece);
+  if (!weight.owned()) {
+    piece.value = stored;
+    piece.scale = scale;
+  } else if (scale.empty()) {
     ops::convert(piece.value, stored);
   } else {
-    piece.value = stored;
+    dequantize_e4m3(piece.value, stored, scale, kBlock128x128);
+  }
+}
+
+// Pieces of one matrix are one operand.
+void check_alike(const model::Weight& weight, const CheckpointFolder& files) {
+  const model::Piece& first = weight.pieces().front();
+  for (const model::Piece& piece : weight.pieces()) {
+    if (weight.codes() == (piece.value.dtype() == DType::kE4M3)) continue;
+    fail("{}: {} is {} and {} is {}: what is computed together must be quantised together",
+         files.path().string(), first.name, name_of(first.value.dtype()), piece.name,
+         name_of(piece.value.dtype()));
   }
 }
 
@@ -81,12 +130,19 @@ fs::path model_folder(const fs::path& folder) {
 
 void load_weights(model::Transformer& model, const CheckpointFolder& files, Use use) {
   std::set<std::string, std::less<>> known;
+  const auto& quantization = model.config().quantization;
+  if (quantization && (quantization->rows != 128 || quantization->cols != 128)) {
+    fail("{}: weight_block_size is [{}, {}], and this program computes in blocks of [128, 128]",
+         files.path().string(), quantization->rows, quantization->cols);
+  }
   model.for_each_weight([&](model::Weight& weight) {
     if (use == Use::kTraining || weight.kind() == model::Weight::Kind::kVector) weight.own();
     for (model::Piece& piece : weight.pieces()) {
-      load_piece(weight, piece, files);
+      load_piece(model.config(), weight, piece, files);
       known.insert(piece.name);
+      if (files.stored(piece.name).dtype == "F8_E4M3") known.insert(scale_of(piece.name));
     }
+    if (!weight.owned()) check_alike(weight, files);
   });
   model.for_each_router([&](int64_t, model::Router& router) {
     if (!router.has_bias()) return;
@@ -116,7 +172,10 @@ void save_weights(const fs::path& folder, model::Transformer& model) {
     values[name] = value;
   };
   model.for_each_weight([&](model::Weight& weight) {
-    for (const model::Piece& piece : weight.pieces()) add(piece.name, piece.value, DType::kBF16);
+    for (const model::Piece& piece : weight.pieces()) {
+      add(piece.name, piece.value, weight.codes() ? DType::kE4M3 : DType::kBF16);
+      if (weight.codes()) add(scale_of(piece.name), piece.scale, DType::kF32);
+    }
   });
   model.for_each_router([&](int64_t, model::Router& router) {
     if (router.has_bias()) add(router.bias_name, router.bias_E, DType::kF32);

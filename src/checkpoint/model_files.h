@@ -15,14 +15,15 @@ fs::path model_folder(const fs::path& folder);
 // then outlive the model; for training all are read into FP32 masters.
 enum class Use { kInference, kTraining };
 
-// Reads every weight and router bias by name; each tensor's dtype (BF16 or FP32) and shape are
-// checked. The MTP layers' copies of embedding and head must equal the trunk's. Error: a tensor
-// that is missing, mis-shaped, of a dtype that cannot be executed, or that the architecture does
-// not name. The model is not yet prepared.
+// Reads every weight and router bias by name; each tensor's dtype (BF16 or FP32; where config.json
+// says so E4M3 with a scale for each block of 128x128, in whatever shard) and shape are checked.
+// Codes stay codes for inference. The MTP layers' copies of embedding and head must equal the
+// trunk's. Error: a tensor that is missing, mis-shaped, of a dtype that cannot be executed, or that
+// the architecture does not name. The model is not yet prepared.
 void load_weights(model::Transformer& model, const CheckpointFolder& files, Use use);
 
-// Writes model.safetensors as released files are: BF16 weights, FP32 bias, the MTP layers with
-// their copies of embedding and head.
+// Writes model.safetensors as released files are: BF16 weights (codes and scales where they are
+// that), FP32 bias, the MTP layers with their copies of embedding and head.
 void save_weights(const fs::path& folder, model::Transformer& model);
 
 }  // namespace minke::checkpoint

@@ -5,7 +5,8 @@
 
 namespace minke::infer {
 
-LoadedModel load_model(const fs::path& folder, model::Precision precision, WeightsOf which) {
+LoadedModel load_model(const fs::path& folder, model::Precision precision, WeightsOf which,
+                       size_t packed_from) {
   LoadedModel out;
   out.folder = checkpoint::model_folder(folder);
   out.config = checkpoint::read_config(out.folder / "config.json");
@@ -16,15 +17,19 @@ LoadedModel load_model(const fs::path& folder, model::Precision precision, Weigh
   }
   out.files = std::make_unique<checkpoint::CheckpointFolder>(out.folder, stem);
   out.model = std::make_unique<model::Transformer>(out.config.model, precision);
-  const auto needed = static_cast<double>(out.model->packed_size(false));
-  const auto left = static_cast<double>(free_memory_bytes());
-  if (needed > left) {
+  checkpoint::load_weights(*out.model, *out.files, checkpoint::Use::kInference);
+  const size_t bytes = out.model->operand_bytes();
+  const auto needed = static_cast<double>(bytes), left = static_cast<double>(free_memory_bytes());
+  if (bytes >= packed_from) {
+    out.packed = std::make_unique<PackedFile>(out.folder, *out.files, *out.model);
+  } else if (needed > left) {
     fail("{}: its weights take {} once prepared, and {} of memory is left", out.folder.string(),
          format_bytes(needed), format_bytes(left));
+  } else {
+    out.memory = Buffer(bytes);
+    out.model->place_operands(out.memory.data());
+    out.model->pack_operands([](const model::Weight&) {});
   }
-  checkpoint::load_weights(*out.model, *out.files, checkpoint::Use::kInference);
-  out.model->prepare(false);
-  out.model->prepare_decode();
   return out;
 }
 

@@ -6,6 +6,7 @@
 #include "checkpoint/hf_config.h"
 #include "checkpoint/model_files.h"
 #include "checkpoint/safetensors.h"
+#include "infer/packed_file.h"
 #include "model/transformer.h"
 
 namespace minke::infer {
@@ -14,16 +15,26 @@ struct LoadedModel {
   fs::path folder;  // where config.json lies
   checkpoint::HfConfig config;
   std::unique_ptr<checkpoint::CheckpointFolder> files;  // matrices stay in these mapped files
+  // Weights as products read them, in one or the other.
+  std::unique_ptr<PackedFile> packed;
+  Buffer memory;
   std::unique_ptr<model::Transformer> model;
+
+  std::span<const std::byte> operands() const {
+    return packed ? packed->bytes() : std::span<const std::byte>(memory.data(), memory.size());
+  }
 };
 
 // Which of a checkpoint's weights: those of model.safetensors, or the averages over the steps of
 // training that minke keeps beside them (ema.safetensors).
 enum class WeightsOf { kModel, kAverage };
 
-// A model's folder, or a run's. Error for whatever read_config and load_weights refuse, and for a
-// model whose prepared weights would not fit the memory that is left.
+// A model's folder, or a run's. Weights that take packed_from bytes or more once prepared are
+// packed in a file (see PackedFile), which is mapped; others in memory. Error for whatever
+// read_config and load_weights refuse, and for a model whose prepared weights would not fit the
+// memory, or the disk, that is left.
+inline constexpr size_t kPackedFrom = size_t{1} << 30;
 LoadedModel load_model(const fs::path& folder, model::Precision precision,
-                       WeightsOf which = WeightsOf::kModel);
+                       WeightsOf which = WeightsOf::kModel, size_t packed_from = kPackedFrom);
 
 }  // namespace minke::infer

@@ -38,9 +38,9 @@ class Sampler {
 
   // The token at `position` of its sequence. The random numbers are named by seed, position and id:
   // a text that is continued later, or elsewhere, goes on as it would have; and draws from two
-  // distributions agree mostly where these are near (Daliri, Musco and Suresh 2024, "Coupling without
-  // communication and drafter-invariant speculative decoding"). That agreement is what accepts a
-  // draft, so a text does not depend on whether, or how, it was drafted.
+  // distributions agree mostly where these are near (Daliri, Musco and Suresh 2024, "Coupling
+  // without communication and drafter-invariant speculative decoding"). That agreement is what
+  // accepts a draft, so a text does not depend on whether, or how, it was drafted.
   int32_t sample(std::span<const float> logits_V, int64_t position);
 
  private:

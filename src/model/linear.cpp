@@ -7,7 +7,7 @@ namespace minke::model {
 void linear(const ops::Matrix& y, const ops::Matrix& x, const Weight& w, bool accumulate,
             const Pass& pass) {
   const Arena::Scope scope(pass.scratch);
-  const DType format = w.operand(pass.precision);
+  const DType format = w.other_side(pass.precision);
   ops::matmul({y, ops::prepare(pass.scratch, x, format), w.fprop(), accumulate});
 }
 

@@ -1,6 +1,7 @@
 #include "model/mla.h"
 
 #include "ops/elementwise.h"
+#include "tensor/scales.h"
 
 namespace minke::model {
 namespace {
@@ -209,26 +210,55 @@ void Mla::decode(const Tensor& y_MD, const Tensor& x_MD, std::span<const CacheRo
   linear(y_MD, o, o_, true, pass);
 }
 
+// Where heads begin with blocks, their codes are operands with the file's own scales; else kv_b, a
+// small part of a model, is widened.
+bool Mla::absorbs_codes() const {
+  return kv_b_.codes() && nope_ % ops::kScaleBlock == 0 && v_ % ops::kScaleBlock == 0;
+}
+
+DType Mla::absorbed_format(Precision precision) const {
+  return absorbs_codes() ? DType::kE4M3 : dtype_of_precision(precision);
+}
+
 size_t Mla::absorbed_size(Precision precision) const {
-  const DType format = dtype_of_precision(precision);
+  const DType format = absorbed_format(precision);
   return static_cast<size_t>(heads_) * (aligned(ops::packed_bytes(format, rank_, nope_)) +
                                         aligned(ops::packed_bytes(format, v_, rank_)));
 }
 
+void Mla::place_absorbed(Precision precision, std::byte* memory) {
+  const DType format = absorbed_format(precision);
+  absorbed_k_.clear();
+  absorbed_v_.clear();
+  for (int64_t h = 0; h < heads_; ++h) {
+    absorbed_k_.push_back({memory, format, rank_, nope_});
+    memory += aligned(ops::packed_bytes(format, rank_, nope_));
+    absorbed_v_.push_back({memory, format, v_, rank_});
+    memory += aligned(ops::packed_bytes(format, v_, rank_));
+    if (!absorbs_codes()) continue;
+    const int64_t blocks = (rank_ + ops::kScaleBlock - 1) / ops::kScaleBlock;
+    const float* scale = kv_b_.pieces()[0].scale.data<float>();
+    const int64_t first = h * (nope_ + v_) / ops::kScaleBlock;
+    absorbed_k_.back().scales = {scale + first * blocks, ops::kScaleBlock, 1, blocks};
+    absorbed_v_.back().scales = {scale + (first + nope_ / ops::kScaleBlock) * blocks,
+                                 ops::kScaleBlock, blocks, 1};
+  }
+}
+
 void Mla::add_absorbed_pack_jobs(Precision precision, std::vector<ops::PackJob>& by_rows,
-                                 std::vector<ops::PackJob>& by_columns) {
-  const DType format = dtype_of_precision(precision);
+                                 std::vector<ops::PackJob>& by_columns,
+                                 std::vector<OwnedTensor>& assembled) {
   if (absorbed_k_.empty()) {
     absorbed_memory_ = OwnedTensor(DType::kU8, {static_cast<int64_t>(absorbed_size(precision))});
-    auto* at = reinterpret_cast<std::byte*>(absorbed_memory_.data<uint8_t>());
-    for (int64_t h = 0; h < heads_; ++h) {
-      absorbed_k_.push_back({at, format, rank_, nope_});
-      at += aligned(ops::packed_bytes(format, rank_, nope_));
-      absorbed_v_.push_back({at, format, v_, rank_});
-      at += aligned(ops::packed_bytes(format, v_, rank_));
-    }
+    place_absorbed(precision, reinterpret_cast<std::byte*>(absorbed_memory_.data<uint8_t>()));
   }
-  const Tensor& value = kv_b_.pieces()[0].value;
+  const Piece& piece = kv_b_.pieces()[0];
+  Tensor value = piece.value;
+  if (kv_b_.codes() && !absorbs_codes()) {
+    assembled.emplace_back(DType::kF32, piece.shape);
+    dequantize_e4m3(assembled.back(), piece.value, piece.scale, kBlock128x128);
+    value = assembled.back();
+  }
   for (int64_t h = 0; h < heads_; ++h) {
     by_columns.push_back(
         {absorbed_k_[static_cast<size_t>(h)], value.rows(h * (nope_ + v_), nope_)});

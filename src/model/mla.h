@@ -69,12 +69,17 @@ class Mla {
     visit(kv_b_);
     visit(o_);
   }
-  // The two halves of kv_b as decode reads them: W_UK of each head transposed, and W_UV.
+  // The two halves of kv_b as decode reads them, W_UK of each head transposed, and W_UV: where they
+  // are to lie instead of in memory of its own, and what has to be packed. `assembled`: see Weight.
+  void place_absorbed(Precision precision, std::byte* memory);
   void add_absorbed_pack_jobs(Precision precision, std::vector<ops::PackJob>& by_rows,
-                              std::vector<ops::PackJob>& by_columns);
+                              std::vector<ops::PackJob>& by_columns,
+                              std::vector<OwnedTensor>& assembled);
   size_t absorbed_size(Precision precision) const;
 
  private:
+  bool absorbs_codes() const;
+  DType absorbed_format(Precision precision) const;
   ops::AttentionShape attention_shape(const Layout& layout) const;
   ops::Rope rope(const RopeTables& tables, std::span<const int32_t> positions, bool inverse) const;
   Expanded make_expanded(Arena& arena, DType dtype, int64_t tokens) const;

@@ -143,12 +143,44 @@ void Transformer::prepare(bool training) {
 
 void Transformer::prepare_decode() {
   std::vector<ops::PackJob> by_rows, by_columns;
-  for (Block& block : blocks_) block.mla().add_absorbed_pack_jobs(precision_, by_rows, by_columns);
-  for (MtpModule& mtp : mtp_) {
-    mtp.block.mla().add_absorbed_pack_jobs(precision_, by_rows, by_columns);
-  }
+  std::vector<OwnedTensor> assembled;
+  for_each_mla(
+      [&](Mla& mla) { mla.add_absorbed_pack_jobs(precision_, by_rows, by_columns, assembled); });
   ops::pack_rows(by_rows);
   ops::pack_columns(by_columns);
+}
+
+void Transformer::for_each_mla(const std::function<void(Mla&)>& visit) {
+  for (Block& block : blocks_) visit(block.mla());
+  for (MtpModule& mtp : mtp_) visit(mtp.block.mla());
+}
+
+size_t Transformer::operand_bytes() {
+  size_t bytes = packed_size(false);
+  for_each_mla([&](const Mla& mla) { bytes += mla.absorbed_size(precision_); });
+  return bytes;
+}
+
+void Transformer::place_operands(std::byte* memory) {
+  for_each_weight([&](Weight& weight) {
+    weight.place(precision_, memory);
+    memory += weight.packed_size(precision_, false);
+  });
+  for_each_mla([&](Mla& mla) {
+    mla.place_absorbed(precision_, memory);
+    memory += mla.absorbed_size(precision_);
+  });
+}
+
+void Transformer::pack_operands(const std::function<void(const Weight&)>& on_weight) {
+  prepare_decode();
+  for_each_weight([&](Weight& weight) {
+    std::vector<ops::PackJob> by_rows, by_columns;
+    std::vector<OwnedTensor> assembled;
+    weight.add_pack_jobs(precision_, false, by_rows, by_columns, assembled);
+    ops::pack_rows(by_rows);
+    on_weight(weight);
+  });
 }
 
 size_t Transformer::packed_size(bool training) {

@@ -66,6 +66,12 @@ class Transformer {
   // Packs what decode() reads besides.
   void prepare_decode();
   size_t packed_size(bool training);
+  // For inference alone, in memory of the caller's (aligned to 64): all that prepare() and
+  // prepare_decode() pack. pack_operands() goes weight by weight, and tells of each that is done:
+  // what it was packed from is not read again.
+  size_t operand_bytes();
+  void place_operands(std::byte* memory);
+  void pack_operands(const std::function<void(const Weight& done)>& on_weight);
 
   // What one forward leaves for its backward.
   struct Saved {
@@ -134,6 +140,7 @@ class Transformer {
                    std::span<const Tensor> dhidden, std::span<const std::span<float>> loss,
                    std::span<const std::span<int32_t>> argmax, Losses& out, const Pass& pass);
   void reserve_tables(std::span<const CacheRow> rows);
+  void for_each_mla(const std::function<void(Mla&)>& visit);
 
   ModelConfig config_;
   Precision precision_;

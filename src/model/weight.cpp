@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <numeric>
 
 #include "base/thread_pool.h"
 #include "ops/elementwise.h"
@@ -19,7 +20,7 @@ Weight Weight::matrix(Kind kind, std::string name, int64_t rows, int64_t cols) {
   w.count_ = 1;
   w.rows_ = rows;
   w.cols_ = cols;
-  w.pieces_.push_back({std::move(name), {rows, cols}, {}, {}});
+  w.pieces_.push_back({std::move(name), {rows, cols}, {}, {}, {}});
   return w;
 }
 
@@ -29,7 +30,7 @@ Weight Weight::vector(std::string name, int64_t size) {
   w.count_ = 1;
   w.rows_ = 1;
   w.cols_ = size;
-  w.pieces_.push_back({std::move(name), {size}, {}, {}});
+  w.pieces_.push_back({std::move(name), {size}, {}, {}, {}});
   return w;
 }
 
@@ -43,7 +44,7 @@ Weight Weight::experts(const std::string& prefix, int64_t count,
   for (int64_t e = 0; e < count; ++e) {
     for (const std::string& projection : projections) {
       w.pieces_.push_back(
-          {fmt::format("{}{}.{}.weight", prefix, e, projection), {rows_each, cols}, {}, {}});
+          {fmt::format("{}{}.{}.weight", prefix, e, projection), {rows_each, cols}, {}, {}, {}});
     }
   }
   return w;
@@ -54,7 +55,7 @@ Weight Weight::stacked(const std::vector<std::string>& names, int64_t rows_each,
   w.count_ = 1;
   w.rows_ = rows_each * static_cast<int64_t>(names.size());
   w.cols_ = cols;
-  for (const std::string& name : names) w.pieces_.push_back({name, {rows_each, cols}, {}, {}});
+  for (const std::string& name : names) w.pieces_.push_back({name, {rows_each, cols}, {}, {}, {}});
   return w;
 }
 
@@ -115,7 +116,11 @@ Tensor Weight::matrix_value(int64_t i, std::vector<OwnedTensor>& assembled) cons
   int64_t row = 0;
   for (size_t p = first; p < first + static_cast<size_t>(each); ++p) {
     const Tensor& value = pieces_[p].value;
-    ops::convert(whole.rows(row, value.dim(0)), value);
+    if (value.dtype() == whole.dtype()) {
+      std::memcpy(whole.rows(row, value.dim(0)).raw(), value.raw(), value.bytes());
+    } else {
+      ops::convert(whole.rows(row, value.dim(0)), value);
+    }
     row += value.dim(0);
   }
   return whole;
@@ -129,29 +134,77 @@ size_t Weight::packed_size(Precision precision, bool with_dgrad) const {
   return each * static_cast<size_t>(count_);
 }
 
+// Rows of the stacked matrix keep the scales of their own piece, whose blocks may end within a
+// block of the whole: so a scale is for as many rows as divide both.
+void Weight::make_scales() {
+  const auto each = static_cast<int64_t>(pieces_.size()) / count_;
+  const int64_t piece_rows = rows_ / each,
+                blocks = (cols_ + ops::kScaleBlock - 1) / ops::kScaleBlock;
+  const int64_t tile = each == 1 ? ops::kScaleBlock : std::gcd(piece_rows, ops::kScaleBlock);
+  const int64_t tiles = (rows_ + tile - 1) / tile;
+  scales_ = OwnedTensor(DType::kF32, {count_, tiles, blocks});
+  for (int64_t i = 0; i < count_; ++i) {
+    for (int64_t t = 0; t < tiles; ++t) {
+      const Piece& piece = pieces_[static_cast<size_t>(i * each + t * tile / piece_rows)];
+      const Tensor from = piece.scale[t * tile % piece_rows / ops::kScaleBlock];
+      std::ranges::copy(from.span<float>(), scales_[i][t].data<float>());
+    }
+    ops::Packed& packed = fprop_[static_cast<size_t>(i)];
+    packed.scales = {scales_[i].data<float>(), tile, blocks, 1};
+  }
+}
+
+void Weight::place(Precision precision, std::byte* memory) {
+  if (packed_size(precision, false) == 0) return;
+  const DType format = operand(precision);
+  fprop_.clear();
+  dgrad_.clear();
+  for (int64_t i = 0; i < count_; ++i) {
+    fprop_.push_back({memory, format, rows_, cols_});
+    memory += aligned(ops::packed_bytes(format, rows_, cols_));
+  }
+  if (codes()) make_scales();
+}
+
+// Pieces are packed where they lie, if each fills whole panels.
+void Weight::add_fprop_jobs(int64_t i, std::vector<ops::PackJob>& by_rows,
+                            std::vector<OwnedTensor>& assembled) const {
+  const auto each = static_cast<int64_t>(pieces_.size()) / count_;
+  const int64_t piece_rows = rows_ / each;
+  if (owned() || each == 1 || piece_rows % ops::kPackRows != 0) {
+    by_rows.push_back({fprop(i), matrix_value(i, assembled)});
+    return;
+  }
+  for (int64_t p = 0; p < each; ++p) {
+    ops::Packed part = fprop(i);
+    part.data += ops::packed_bytes(part.format, p * piece_rows, cols_);
+    part.n = piece_rows;
+    by_rows.push_back({part, pieces_[static_cast<size_t>(i * each + p)].value});
+  }
+}
+
 void Weight::add_pack_jobs(Precision precision, bool with_dgrad, std::vector<ops::PackJob>& by_rows,
                            std::vector<ops::PackJob>& by_columns,
                            std::vector<OwnedTensor>& assembled) {
   const size_t size = packed_size(precision, with_dgrad);
   if (size == 0) return;
-  if (packed_memory_.count() != static_cast<int64_t>(size) || packed_memory_.raw() == nullptr) {
+  const bool placed = !with_dgrad && !fprop_.empty() && packed_memory_.raw() == nullptr;
+  if (!placed && packed_memory_.count() != static_cast<int64_t>(size)) {
     packed_memory_ = OwnedTensor(DType::kU8, {static_cast<int64_t>(size)});
-    const DType format = operand(precision);
     auto* at = reinterpret_cast<std::byte*>(packed_memory_.data<uint8_t>());
-    fprop_.clear();
-    dgrad_.clear();
-    for (int64_t i = 0; i < count_; ++i) {
-      fprop_.push_back({at, format, rows_, cols_});
-      at += aligned(ops::packed_bytes(format, rows_, cols_));
-      if (!with_dgrad) continue;
-      dgrad_.push_back({at, format, cols_, rows_});
-      at += aligned(ops::packed_bytes(format, cols_, rows_));
+    place(precision, at);
+    if (with_dgrad) {
+      const DType format = operand(precision);
+      at += aligned(ops::packed_bytes(format, rows_, cols_)) * static_cast<size_t>(count_);
+      for (int64_t i = 0; i < count_; ++i) {
+        dgrad_.push_back({at, format, cols_, rows_});
+        at += aligned(ops::packed_bytes(format, cols_, rows_));
+      }
     }
   }
   for (int64_t i = 0; i < count_; ++i) {
-    const Tensor value = matrix_value(i, assembled);
-    by_rows.push_back({fprop(i), value});
-    if (with_dgrad) by_columns.push_back({dgrad(i), value});
+    add_fprop_jobs(i, by_rows, assembled);
+    if (with_dgrad) by_columns.push_back({dgrad(i), matrix_value(i, assembled)});
   }
 }
 

@@ -25,7 +25,8 @@ inline DType dtype_of_precision(Precision p) {
 struct Piece {
   std::string name;  // Hugging Face's
   Shape shape;       // [rows, cols], or [n] of a vector
-  Tensor value;      // FP32 or BF16; empty until it is loaded or made
+  Tensor value;      // FP32, BF16, or E4M3 codes; empty until it is loaded or made
+  Tensor scale;      // of codes: FP32, one for each block of 128x128
   Tensor grad;       // FP32; empty where nobody trains
 };
 
@@ -76,10 +77,17 @@ class Weight {
   Tensor gradient(int64_t i) const { return gradient_.rows(i * rows_, rows_); }
   const ops::Packed& fprop(int64_t i = 0) const { return fprop_[static_cast<size_t>(i)]; }
   const ops::Packed& dgrad(int64_t i = 0) const { return dgrad_[static_cast<size_t>(i)]; }
-  DType operand(Precision p) const {
+  // What a product reads: of this, and of the other side.
+  DType operand(Precision p) const { return codes() ? DType::kE4M3 : other_side(p); }
+  DType other_side(Precision p) const {
     return kind_ == Kind::kGate ? DType::kF32 : dtype_of_precision(p);
   }
+  // Whether it is codes of E4M3 with scales, as a file has them.
+  bool codes() const { return !owned() && pieces_.front().value.dtype() == DType::kE4M3; }
 
+  // Where the operands of fprop are to lie, instead of in memory of the weight's own: packed_size()
+  // bytes, aligned to 64.
+  void place(Precision precision, std::byte* memory);
   // Appends what has to be packed for fprop (and dgrad); the memory is made at the first call.
   // `assembled` takes matrices whose pieces lie apart; it must live until the jobs are done.
   void add_pack_jobs(Precision precision, bool with_dgrad, std::vector<ops::PackJob>& by_rows,
@@ -92,11 +100,15 @@ class Weight {
 
  private:
   Tensor matrix_value(int64_t i, std::vector<OwnedTensor>& assembled) const;
+  void add_fprop_jobs(int64_t i, std::vector<ops::PackJob>& by_rows,
+                      std::vector<OwnedTensor>& assembled) const;
+  void make_scales();
 
   Kind kind_ = Kind::kLinear;
   int64_t count_ = 0, rows_ = 0, cols_ = 0;
   std::vector<Piece> pieces_;
   OwnedTensor master_, gradient_, packed_memory_;
+  OwnedTensor scales_;  // of codes: [count, rows / tile, blocks of cols]
   std::vector<ops::Packed> fprop_, dgrad_;
   bool has_gradient_ = false;  // what gradient_ holds counts
 };

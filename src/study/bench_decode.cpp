@@ -41,8 +41,10 @@ DecodeBench bench_decode(infer::LoadedModel& loaded, int64_t prompt, int64_t tex
   out.token_bytes = bytes_read.trunk + bytes_read.head +
                     static_cast<double>(config.num_experts_per_tok) * bytes_read.trunk_expert +
                     positions * bytes_read.cache;
-  const OwnedTensor pages(DType::kU8, {static_cast<int64_t>(out.token_bytes)});
-  const std::span bytes(static_cast<const std::byte*>(pages.raw()), pages.bytes());
+  // What is read is the model's own pages, as many as a token takes.
+  const std::span<const std::byte> operands = loaded.operands();
+  const std::span<const std::byte> bytes =
+      operands.first(std::min(operands.size(), static_cast<size_t>(out.token_bytes)));
   const Limit limit = loaded.model->precision() == model::Precision::kF32 ? Limit::kComputeF32
                                                                           : Limit::kComputeBF16;
   const double flops = 2 * static_cast<double>(active.without_embedding_and_head());

@@ -15,7 +15,7 @@ struct DecodeBench {
   double prefill_share = 0;
   double decode_rate = 0;   // tokens/s, the median
   double token_bytes = 0;   // read for a token: active weights as prepared, and the latent cache
-  double read = 0;          // bytes/s of reading as many bytes of other pages
+  double read = 0;          // bytes/s of reading as many bytes of the model's own pages
   double decode_share = 0;  // of decode_rate * token_bytes in `read`
 };
 

@@ -6,6 +6,7 @@
 
 #include <bit>
 #include <cstring>
+#include <nlohmann/json.hpp>
 
 #include "base/error.h"
 #include "base/rng.h"
@@ -77,6 +78,119 @@ TEST(ModelFiles, Trap6EveryTensorSurvivesLoadAndSave) {
       EXPECT_EQ(std::memcmp(a.data, b.data, a.size), 0) << tensor;
     }
   }
+}
+
+// FP8 checkpoints.
+
+// A copy of a golden whose every second tensor lies in another shard: a weight's scale as a rule in
+// another than the weight (trap 7).
+void shard(const fs::path& from, const fs::path& to) {
+  const CheckpointFolder files(from);
+  nlohmann::json map;
+  std::vector<TensorSpec> specs[2];
+  size_t i = 0;
+  for (const auto& [name, file] : files.tensors()) specs[i++ % 2].push_back(file->stored(name));
+  for (const size_t s : {0U, 1U}) {
+    const std::string file = fmt::format("model-{:05}-of-00002.safetensors", s + 1);
+    SafetensorsWriter writer(to / file, specs[s]);
+    for (const TensorSpec& spec : writer.order()) {
+      writer.write_bytes(files.stored(spec.name).span());
+      map[spec.name] = file;
+    }
+    writer.finish();
+  }
+  write_file_atomic(to / "model.safetensors.index.json",
+                    nlohmann::json{{"weight_map", map}}.dump());
+}
+
+TEST(ModelFiles, Trap7AScaleInAnotherShard) {
+  const TemporaryFolder folder;
+  shard(golden("v3-fp8"), folder.path());
+  const CheckpointFolder sharded(folder.path()), whole(golden("v3-fp8"));
+  int apart = 0;
+  for (const auto& [name, file] : sharded.tensors()) {
+    if (!name.ends_with("_scale_inv")) continue;
+    apart += file != &sharded.file_of(name.substr(0, name.size() - 10)) ? 1 : 0;
+  }
+  EXPECT_GT(apart, 10);
+  const model::ModelConfig config = read_config(golden("v3-fp8") / "config.json").model;
+  Transformer a(config, Precision::kBF16), b(config, Precision::kBF16);
+  load_weights(a, sharded, Use::kTraining);
+  load_weights(b, whole, Use::kTraining);
+  std::vector<Tensor> masters;
+  a.for_each_weight([&](model::Weight& weight) { masters.push_back(weight.master()); });
+  size_t i = 0;
+  b.for_each_weight([&](model::Weight& weight) {
+    EXPECT_EQ(std::memcmp(masters[i++].raw(), weight.master().raw(), weight.master().bytes()), 0)
+        << weight.pieces()[0].name;
+  });
+}
+
+// Codes and scales as they were loaded, and all else.
+TEST(ModelFiles, CodesSurviveLoadAndSave) {
+  const TemporaryFolder folder;
+  const CheckpointFolder files(golden("v3-fp8"));
+  Transformer model(read_config(golden("v3-fp8") / "config.json").model, Precision::kBF16);
+  load_weights(model, files, Use::kInference);
+  save_weights(folder.path(), model);
+  const CheckpointFolder saved(folder.path());
+  ASSERT_EQ(saved.tensors().size(), files.tensors().size());
+  for (const auto& [tensor, file] : files.tensors()) {
+    const StoredTensor &a = files.stored(tensor), &b = saved.stored(tensor);
+    EXPECT_EQ(TensorSpec(a), TensorSpec(b)) << tensor;
+    ASSERT_EQ(a.size, b.size) << tensor;
+    EXPECT_EQ(std::memcmp(a.data, b.data, a.size), 0) << tensor;
+  }
+}
+
+TEST(ModelFiles, CodesThatCannotBeAreErrors) {
+  const model::ModelConfig config = read_config(golden("v3-fp8") / "config.json").model;
+  const CheckpointFolder files(golden("v3-fp8"));
+  const std::string name = "model.layers.0.self_attn.o_proj.weight", scale = name + "_scale_inv";
+  // The same file, of which one tensor is left out, renamed or changed.
+  const auto expect_error = [&](const auto& edit, model::ModelConfig with, const auto&... parts) {
+    const TemporaryFolder folder;
+    std::vector<TensorSpec> specs;
+    for (const auto& [tensor, file] : files.tensors()) {
+      TensorSpec spec = file->stored(tensor);
+      if (edit(spec)) specs.push_back(spec);
+    }
+    SafetensorsWriter writer(folder / "model.safetensors", specs);
+    for (const TensorSpec& spec : writer.order()) {
+      std::vector<std::byte> bytes(spec.bytes(), std::byte{0x7f});
+      if (const auto stored = files.stored(spec.name).span(); stored.size() == bytes.size()) {
+        bytes.assign(stored.begin(), stored.end());
+      }
+      writer.write_bytes(bytes);
+    }
+    writer.finish();
+    const CheckpointFolder changed(folder.path());
+    Transformer model(with, Precision::kBF16);
+    EXPECT_THAT([&] { load_weights(model, changed, Use::kInference); },
+                Throws<Error>(Property(&Error::what, testing::AllOf(HasSubstr(parts)...))));
+  };
+  const auto as_is = [](TensorSpec&) { return true; };
+  expect_error([&](const TensorSpec& spec) { return spec.name != scale; }, config, scale,
+               "missing");
+  expect_error(
+      [&](TensorSpec& spec) {
+        if (spec.name == scale) spec.shape = {1, 1};
+        return true;
+      },
+      config, scale, "[1, 1]");
+  model::ModelConfig plain = config;
+  plain.quantization.reset();
+  expect_error(as_is, plain, "quantization_config");
+  model::ModelConfig blocks = config;
+  blocks.quantization->cols = 64;
+  expect_error(as_is, blocks, "[128, 64]");
+  expect_error(
+      [&](TensorSpec& spec) {
+        const std::string up = "model.layers.0.mlp.up_proj.weight";
+        if (spec.name == up) spec.dtype = "BF16";
+        return spec.name != up + "_scale_inv";
+      },
+      config, "up_proj", "quantised together");
 }
 
 // The layer's own copy of the head, with one bit turned.

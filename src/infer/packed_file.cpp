@@ -1,0 +1,178 @@
+#include "infer/packed_file.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+#include <vector>
+
+#include "base/error.h"
+#include "base/hash.h"
+#include "base/log.h"
+#include "base/progress.h"
+#include "base/thread_pool.h"
+
+namespace minke::infer {
+namespace {
+
+// The packed bytes, then the hash of each kChunk of them, then the hash of those hashes. Another
+// layout of operands is another kFormat.
+constexpr std::string_view kFormat = "minke packed 1";
+constexpr size_t kChunk = size_t{16} << 20;
+
+size_t chunk_count(size_t bytes) { return (bytes + kChunk - 1) / kChunk; }
+size_t padded(size_t bytes) { return (bytes + 63) / 64 * 64; }
+size_t file_size(size_t bytes) {
+  return padded(bytes) + (chunk_count(bytes) + 1) * sizeof(uint64_t);
+}
+
+std::string key_of(const checkpoint::CheckpointFolder& files, const model::Transformer& model) {
+  Hasher hasher;
+  hasher.add(kFormat);
+  hasher.add(name_of(dtype_of_precision(model.precision())));
+  for (const auto& [name, file] : files.tensors()) {
+    const checkpoint::StoredTensor& tensor = file->stored(name);
+    struct stat of {};
+    if (::stat(file->path().c_str(), &of) != 0) {
+      fail("{}: {}", file->path().string(), std::strerror(errno));
+    }
+    std::string entry = fmt::format("{} {} {} {}.{}", name, tensor.dtype, of.st_size,
+                                    of.st_mtim.tv_sec, of.st_mtim.tv_nsec);
+    for (const int64_t size : tensor.shape) entry += fmt::format(" {}", size);
+    hasher.add(entry);
+  }
+  return hasher.hex();
+}
+
+fs::path place_of(const fs::path& folder, const std::string& name) {
+  if (::access(folder.c_str(), W_OK) == 0) return folder / name;
+  const char* cache = std::getenv("XDG_CACHE_HOME");
+  const char* home = std::getenv("HOME");
+  if (cache == nullptr && home == nullptr) {
+    fail(
+        "{}: cannot be written, and neither XDG_CACHE_HOME nor HOME names another place for its "
+        "packed weights",
+        folder.string());
+  }
+  const fs::path other = (cache != nullptr ? fs::path(cache) : fs::path(home) / ".cache") / "minke";
+  make_writable_folder(other);
+  return other / name;
+}
+
+// The hashes of all chunks, and of those.
+std::vector<uint64_t> hashes_of(const std::byte* data, size_t bytes, const char* doing) {
+  std::vector<uint64_t> out(chunk_count(bytes) + 1);
+  Progress progress(doing, bytes, Progress::Unit::kBytes);
+  parallel_for(static_cast<int64_t>(chunk_count(bytes)), 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const size_t at = static_cast<size_t>(i) * kChunk;
+      out[static_cast<size_t>(i)] = hash64(data + at, std::min(kChunk, bytes - at));
+      progress.add(std::min(kChunk, bytes - at));
+    }
+  });
+  out.back() = hash64(out.data(), (out.size() - 1) * sizeof(uint64_t));
+  return out;
+}
+
+// Memory of a source that is not read again, if it is a file's.
+void release(const Tensor& source) {
+  constexpr uintptr_t kPage = 4096;
+  const auto begin = (reinterpret_cast<uintptr_t>(source.raw()) + kPage - 1) / kPage * kPage;
+  const auto end = (reinterpret_cast<uintptr_t>(source.raw()) + source.bytes()) / kPage * kPage;
+  if (end > begin) ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_PAGEOUT);
+}
+
+}  // namespace
+
+PackedFile::PackedFile(const fs::path& folder, const checkpoint::CheckpointFolder& files,
+                       model::Transformer& model)
+    : path_(place_of(folder, "packed-" + key_of(files, model) + ".minke")) {
+  const size_t bytes = model.operand_bytes();
+  if (!open(path_, bytes)) {
+    make(path_, model, bytes);
+    MINKE_CHECK(open(path_, bytes), "{} differs from what was written", path_.string());
+    made_ = true;
+  }
+  model.place_operands(data_);
+}
+
+PackedFile::~PackedFile() { unmap(); }
+
+void PackedFile::unmap() {
+  if (data_ != nullptr) ::munmap(data_, size_);
+  data_ = nullptr;
+}
+
+// False where there is none, or not a whole one.
+bool PackedFile::open(const fs::path& path, size_t bytes) {
+  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return false;
+  struct stat of {};
+  size_ = file_size(bytes);
+  const bool whole = ::fstat(fd, &of) == 0 && static_cast<size_t>(of.st_size) == size_;
+  void* map = whole ? ::mmap(nullptr, size_, PROT_READ, MAP_SHARED, fd, 0) : MAP_FAILED;
+  ::close(fd);
+  if (map == MAP_FAILED) {
+    log::warn("{} is not whole: it is made again", path.string());
+    return false;
+  }
+  data_ = static_cast<std::byte*>(map);
+  const std::vector<uint64_t> hashes = hashes_of(data_, bytes, "checking packed weights");
+  if (std::memcmp(hashes.data(), data_ + padded(bytes), hashes.size() * sizeof(uint64_t)) != 0) {
+    log::warn("{} is damaged: it is made again", path.string());
+    unmap();
+    return false;
+  }
+  return true;
+}
+
+void PackedFile::make(const fs::path& path, model::Transformer& model, size_t bytes) {
+  size_ = file_size(bytes);
+  const uint64_t left = free_disk_bytes(path.parent_path());
+  if (left < size_) {
+    fail("{}: packed weights take {}, and {} of the disk is left", path.string(),
+         format_bytes(static_cast<double>(size_)), format_bytes(static_cast<double>(left)));
+  }
+  const fs::path temporary = path.string() + fmt::format(".{}", ::getpid());
+  const auto give_up = [&](const char* what) {
+    const int why = errno;
+    ::unlink(temporary.c_str());
+    fail("{}: cannot {}: {}", temporary.string(), what, std::strerror(why));
+  };
+  const int fd = ::open(temporary.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+  if (fd < 0) give_up("be made");
+  // Room for all of it: a full disk is an error here, and not a fault while it is filled.
+  const int room = ::posix_fallocate(fd, 0, static_cast<off_t>(size_));
+  if (room != 0) {
+    ::close(fd);
+    errno = room;
+    give_up("have room");
+  }
+  void* map = ::mmap(nullptr, size_, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+  if (map == MAP_FAILED) give_up("be mapped");
+  data_ = static_cast<std::byte*>(map);
+  model.place_operands(data_);
+  {
+    Progress progress("packing weights, once", bytes, Progress::Unit::kBytes);
+    model.pack_operands([&](const model::Weight& weight) {
+      progress.add(weight.packed_size(model.precision(), false));
+      for (const model::Piece& piece : weight.pieces()) {
+        if (weight.kind() == model::Weight::Kind::kLinear) release(piece.value);
+      }
+    });
+  }
+  const std::vector<uint64_t> hashes = hashes_of(data_, bytes, "hashing packed weights");
+  std::memcpy(data_ + padded(bytes), hashes.data(), hashes.size() * sizeof(uint64_t));
+  const bool synced = ::msync(data_, size_, MS_SYNC) == 0 && ::fsync(fd) == 0;
+  unmap();
+  ::close(fd);
+  if (!synced || ::rename(temporary.c_str(), path.c_str()) != 0) give_up("be written");
+}
+
+}  // namespace minke::infer

@@ -1,0 +1,99 @@
+#include "study/synthetic_model.h"
+
+#include <vector>
+
+#include "base/error.h"
+#include "base/progress.h"
+#include "base/rng.h"
+#include "checkpoint/safetensors.h"
+#include "model/transformer.h"
+#include "tensor/scales.h"
+
+namespace minke::study {
+namespace {
+
+// So many numbers are drawn; every tensor is a run of them, from a place of its own on.
+constexpr size_t kNumbers = size_t{1} << 22;
+// Codes use most of their range, and overflow nowhere.
+constexpr double kCodeDeviation = 64;
+
+struct Numbers {
+  std::vector<bf16> bf16s;
+  std::vector<uint8_t> codes;
+
+  explicit Numbers(double deviation) {
+    Rng rng(stream_key(1, 0, "synthetic"));
+    for (size_t i = 0; i < kNumbers; ++i) {
+      const double x = rng.normal();
+      bf16s.emplace_back(static_cast<float>(x * deviation));
+      codes.push_back(e4m3_encode(static_cast<float>(x * kCodeDeviation)));
+    }
+  }
+};
+
+template <typename X>
+void write_run(checkpoint::SafetensorsWriter& writer, uint64_t bytes, const std::vector<X>& from,
+               size_t place) {
+  for (size_t at = place % from.size(); bytes > 0; at = 0) {
+    const uint64_t now = std::min<uint64_t>(bytes, (from.size() - at) * sizeof(X));
+    writer.write_bytes({reinterpret_cast<const std::byte*>(from.data() + at), now});
+    bytes -= now;
+  }
+}
+
+}  // namespace
+
+void write_synthetic_model(const fs::path& folder, const checkpoint::HfConfig& config) {
+  model::Transformer shape(config.model, model::Precision::kBF16);
+  std::vector<checkpoint::TensorSpec> specs;
+  uint64_t bytes = 0;
+  const auto add = [&](const std::string& name, DType dtype, const Shape& of) {
+    specs.emplace_back(name, dtype, of);
+    bytes += specs.back().bytes();
+  };
+  shape.for_each_weight([&](model::Weight& weight) {
+    for (const model::Piece& piece : weight.pieces()) {
+      const bool codes = config.model.quantization &&
+                         weight.kind() == model::Weight::Kind::kLinear &&
+                         (piece.name.find(".self_attn.") != std::string::npos ||
+                          piece.name.find(".mlp.") != std::string::npos);
+      add(piece.name, codes ? DType::kE4M3 : DType::kBF16, piece.shape);
+      if (codes) {
+        add(piece.name + "_scale_inv", DType::kF32, scale_shape(piece.shape, kBlock128x128));
+      }
+    }
+  });
+  shape.for_each_router([&](int64_t, const model::Router& router) {
+    if (router.has_bias()) add(router.bias_name, DType::kF32, router.bias_E.shape());
+  });
+  const uint64_t left = free_disk_bytes(folder);
+  if (left < 2 * bytes) {
+    fail("{}: the model takes {} and as much again once packed, and {} of the disk is left",
+         folder.string(), format_bytes(static_cast<double>(bytes)),
+         format_bytes(static_cast<double>(left)));
+  }
+
+  write_file_atomic(folder / "config.json", checkpoint::config_text(config));
+  const Numbers numbers(config.model.initializer_range);
+  const auto scale = static_cast<float>(config.model.initializer_range / kCodeDeviation);
+  checkpoint::SafetensorsWriter writer(folder / "model.safetensors", specs);
+  Progress progress("writing a random model", bytes, Progress::Unit::kBytes);
+  for (const checkpoint::TensorSpec& spec : writer.order()) {
+    const uint64_t size = spec.bytes();
+    const size_t place = stream_key(2, 0, spec.name);
+    if (spec.dtype == "F8_E4M3") {
+      write_run(writer, size, numbers.codes, place);
+    } else if (spec.dtype == "BF16" && spec.name.find("norm.weight") == std::string::npos) {
+      write_run(writer, size, numbers.bf16s, place);
+    } else if (spec.dtype == "BF16") {
+      write_run(writer, size, std::vector<bf16>(1024, bf16(1.0F)), 0);
+    } else {
+      const bool bias = spec.name.ends_with("_bias");
+      write_run(writer, size, std::vector<float>(1024, bias ? 0.0F : scale), 0);
+    }
+    progress.add(size);
+  }
+  writer.finish();
+}
+
+}  // namespace minke::study
