@@ -1,7 +1,6 @@
 #include "infer/packed_file.h"
 
 #include <fcntl.h>
-#include <fmt/format.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -82,10 +81,11 @@ std::vector<uint64_t> hashes_of(const std::byte* data, size_t bytes, const char*
 
 // Memory of a source that is not read again, if it is a file's.
 void release(const Tensor& source) {
-  constexpr uintptr_t kPage = 4096;
-  const auto begin = (reinterpret_cast<uintptr_t>(source.raw()) + kPage - 1) / kPage * kPage;
-  const auto end = (reinterpret_cast<uintptr_t>(source.raw()) + source.bytes()) / kPage * kPage;
-  if (end > begin) ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_PAGEOUT);
+  constexpr size_t kPage = 4096;
+  auto* data = static_cast<std::byte*>(source.raw());
+  const size_t before = (kPage - reinterpret_cast<uintptr_t>(data) % kPage) % kPage;
+  if (source.bytes() < before + kPage) return;
+  ::madvise(data + before, (source.bytes() - before) / kPage * kPage, MADV_PAGEOUT);
 }
 
 }  // namespace
