@@ -9,8 +9,10 @@
 #include "app/bench_command.h"
 #include "app/chat_command.h"
 #include "app/eval_command.h"
+#include "app/export_command.h"
 #include "app/generate_command.h"
 #include "app/inspect_command.h"
+#include "app/quantize_command.h"
 #include "app/route_command.h"
 #include "app/tokenizer_command.h"
 #include "app/train_command.h"
@@ -78,6 +80,8 @@ int run(int argc, char** argv) {
   add_route_command(app);
   add_verify_command(app);
   add_tokenizer_command(app);
+  add_quantize_command(app);
+  add_export_command(app);
   add_bench_command(app);
 
   if (argc == 1) {

@@ -118,6 +118,10 @@ struct Tokenizer::Impl {
       if (!added.emplace(token.content, token.id).second) {
         fail("added token {} stands twice", token.content);
       }
+      // Text that is that other token would become the control token.
+      if (!bytes[at].empty()) {
+        fail("added token {} has id {}, which is another token's", token.content, token.id);
+      }
       bytes[at] = token.content;
       special[at] = token.special;
       begins_control[static_cast<uint8_t>(token.content[0])] = true;

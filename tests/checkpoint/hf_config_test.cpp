@@ -3,12 +3,12 @@
 #include <gmock/gmock.h>
 
 #include "base/error.h"
+#include "mutate.h"
 
 namespace minke::checkpoint {
 namespace {
 
 using nlohmann::ordered_json;
-using testing::AllOf;
 using testing::HasSubstr;
 using testing::Throws;
 
@@ -276,6 +276,26 @@ INSTANTIATE_TEST_SUITE_P(
         Fault{R"({"eos_token_id":[]})", "eos_token_id is empty"},
         Fault{R"({"eos_token_id":[1,97]})", "eos_token_id is 97"},
         Fault{R"({"n_group":3})", "n_routed_experts is 4, expected a multiple of n_group"}));
+
+// Trap 18: any damage is read, and then written and read again as the same, or throws Error.
+TEST(HfConfigTest, Trap18MutationsAreReadOrThrow) {
+  const std::string text = read_file(kGolden / "configs" / "deepseek-v3.json");
+  Rng rng(11);
+  int64_t read = 0, refused = 0;
+  for (int i = 0; i < 3000; ++i) {
+    HfConfig config;
+    try {
+      config = parse_config(mutated(text, rng), "mutated");
+    } catch (const Error&) {
+      ++refused;
+      continue;
+    }
+    ++read;
+    EXPECT_EQ(parse_config(config_text(config), "written").model, config.model);
+  }
+  EXPECT_GT(read, 100);
+  EXPECT_GT(refused, 500);
+}
 
 TEST(HfConfigTest, NotAConfigAtAll) {
   for (const char* text : {"", "{", "[]", "3", R"({"a":1,"a":2})", "\xff"}) {

@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 #include <sstream>
 
+#include "mutate.h"
 #include "text/golden_tokenizer.h"
 #include "text/utf8.h"
 
@@ -189,6 +190,37 @@ TEST(Kimi, DamageIsNamedWithItsLine) {
   expect_refused({"", model.substr(model.find('\n') + 1), "", ""}, "line 1");
   expect_refused({"", model, R"({"added_tokens_decoder": {"x": {"content": "[BOS]"}}})", ""}, "x");
   expect_refused({"", model, R"({"added_tokens_decoder": {"9": 3}})", ""}, "content");
+  // Trap 19: text that is token 9 would become the control token.
+  expect_refused({"", model, R"({"added_tokens_decoder": {"9": {"content": "<|x|>"}}})", ""},
+                 "another token's");
+}
+
+// Trap 18: any damage loads or throws Error, and what loads, works.
+TEST_P(Kinds, Trap18MutationsLoadOrThrow) {
+  const auto read = [&](const char* name) {
+    const fs::path path = folder_of(GetParam()) / name;
+    return fs::exists(path) ? read_file(path) : std::string();
+  };
+  const TokenizerFiles files = {read("tokenizer.json"), read("tiktoken.model"),
+                                read("tokenizer_config.json"), ""};
+  Rng rng(5);
+  int64_t loaded = 0, refused = 0;
+  for (int i = 0; i < 400; ++i) {
+    TokenizerFiles hit = files;
+    std::string& main = hit.json.empty() ? hit.tiktoken : hit.json;
+    std::string& text = rng.below(4) == 0 ? hit.config : main;
+    text = mutated(text, rng);
+    if (main.empty()) continue;
+    try {
+      const Tokenizer tokenizer = Tokenizer::parse(hit, "mutated");
+      (void)tokenizer.decode(tokenizer.encode("the ending, 1234 <｜User｜> \xff"));
+      ++loaded;
+    } catch (const Error&) {
+      ++refused;
+    }
+  }
+  EXPECT_GT(loaded, 10);
+  EXPECT_GT(refused, 20);
 }
 
 TEST(Normalizers, FormsComposeAndBytesStay) {

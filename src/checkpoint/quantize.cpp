@@ -1,0 +1,117 @@
+#include "checkpoint/quantize.h"
+
+#include <algorithm>
+#include <array>
+
+#include "base/error.h"
+#include "base/thread_pool.h"
+#include "checkpoint/stored_values.h"
+#include "tensor/scales.h"
+
+namespace minke::checkpoint {
+namespace {
+
+struct Codes {
+  OwnedTensor codes, scale;
+};
+
+// Blocks do not depend on each other: rows of them are shared out.
+Codes quantized(const CheckpointFolder& files, const StoredTensor& stored) {
+  const Shape shape(stored.shape);
+  std::vector<float> values = stored_values(files, stored.name, shape);
+  Codes out{OwnedTensor(DType::kE4M3, shape),
+            OwnedTensor(DType::kF32, scale_shape(shape, kBlock128x128))};
+  const Tensor x(values.data(), shape);
+  try {
+    parallel_for(out.scale.dim(0), 1, [&](int64_t begin, int64_t end) {
+      const int64_t first = begin * kBlock128x128.rows,
+                    rows = std::min(shape[0], end * kBlock128x128.rows) - first;
+      quantize_e4m3(out.codes.rows(first, rows), out.scale.rows(begin, end - begin),
+                    x.rows(first, rows), kBlock128x128, ScaleFormat::kF32);
+    });
+  } catch (const Error& error) {
+    fail("{}: {}: {}", files.file_of(stored.name).path().string(), stored.name, error.what());
+  }
+  return out;
+}
+
+std::vector<TensorSpec> specs_of(const SafetensorsFile& shard) {
+  std::vector<TensorSpec> out;
+  for (const auto& [name, stored] : shard.tensors()) {
+    if (!is_fp8_weight(name)) {
+      out.push_back(stored);
+      continue;
+    }
+    if (stored.shape.size() != 2) fail("{}: {}: not a matrix", shard.path().string(), name);
+    const Shape shape(stored.shape);
+    out.emplace_back(name, DType::kE4M3, shape);
+    out.emplace_back(scale_name(name), DType::kF32, scale_shape(shape, kBlock128x128));
+  }
+  return out;
+}
+
+void write_shard(const fs::path& path, const SafetensorsFile& shard, const CheckpointFolder& files,
+                 const std::function<void(uint64_t)>& on_bytes) {
+  SafetensorsWriter writer(path, specs_of(shard));
+  for (const TensorSpec& spec : writer.order()) {
+    // Scales are written before codes: a weight is quantised for each, and never kept.
+    const bool is_scale = !shard.contains(spec.name);
+    const std::string name =
+        is_scale ? spec.name.substr(0, spec.name.size() - scale_name("").size()) : spec.name;
+    const StoredTensor& stored = shard.stored(name);
+    if (!is_fp8_weight(name)) {
+      writer.write_bytes(stored.span());
+      on_bytes(stored.size);
+      continue;
+    }
+    const Codes codes = quantized(files, stored);
+    writer.write(is_scale ? codes.scale : codes.codes);
+    if (!is_scale) on_bytes(stored.size);
+  }
+  writer.finish();
+}
+
+}  // namespace
+
+bool is_fp8_weight(std::string_view name) {
+  constexpr std::array<std::string_view, 9> kProjections = {".q_proj.weight",
+                                                            ".q_a_proj.weight",
+                                                            ".q_b_proj.weight",
+                                                            ".kv_b_proj.weight",
+                                                            ".kv_a_proj_with_mqa.weight",
+                                                            ".o_proj.weight",
+                                                            ".gate_proj.weight",
+                                                            ".up_proj.weight",
+                                                            ".down_proj.weight"};
+  return std::ranges::any_of(kProjections, [&](auto p) { return name.ends_with(p); });
+}
+
+QuantizedSizes quantize_fp8(const fs::path& into, const CheckpointFolder& files,
+                            const HfConfig& config, const std::function<void(uint64_t)>& on_bytes) {
+  if (config.model.quantization) {
+    fail("{}: its weights are FP8 already (quantization_config)", files.path().string());
+  }
+  std::map<std::string, const SafetensorsFile*> shards;
+  for (const auto& [name, shard] : files.tensors()) shards[shard->path().filename()] = shard;
+  QuantizedSizes sizes;
+  nlohmann::ordered_json map = nlohmann::ordered_json::object();
+  for (const auto& [file, shard] : shards) {
+    write_shard(into / file, *shard, files, on_bytes);
+    for (const auto& [name, stored] : shard->tensors()) sizes.before += stored.size;
+    for (const TensorSpec& spec : specs_of(*shard)) {
+      sizes.after += spec.bytes();
+      map[spec.name] = file;
+    }
+  }
+  if (shards.size() > 1 || !shards.contains("model.safetensors")) {
+    const nlohmann::ordered_json index = {{"metadata", {{"total_size", sizes.after}}},
+                                          {"weight_map", std::move(map)}};
+    write_file_atomic(into / "model.safetensors.index.json", index.dump(2) + "\n");
+  }
+  HfConfig quantized_config = config;
+  quantized_config.model.quantization = model::Fp8Blocks();
+  write_file_atomic(into / "config.json", config_text(quantized_config));
+  return sizes;
+}
+
+}  // namespace minke::checkpoint

@@ -1,0 +1,24 @@
+// A checkpoint in FP8, as DeepSeek releases its own: weights of linear layers are E4M3 codes with
+// an FP32 scale for each 128x128 block (`<name>_scale_inv`); embedding, head, norms, routers with
+// their biases and MTP's eh_proj stay what they are, bit for bit. (V3 report, section 3.3)
+#pragma once
+
+#include "checkpoint/hf_config.h"
+#include "checkpoint/safetensors.h"
+
+namespace minke::checkpoint {
+
+// Whether released FP8 files hold this tensor as codes.
+bool is_fp8_weight(std::string_view name);
+
+struct QuantizedSizes {
+  uint64_t before = 0, after = 0;  // bytes of numbers
+};
+
+// Writes the shards of `files` into folder `into`, each under its name, and their index where there
+// are several. Error: a model that is FP8 already, a number that is not finite. on_bytes: bytes of
+// the source that were read since the last call.
+QuantizedSizes quantize_fp8(const fs::path& into, const CheckpointFolder& files,
+                            const HfConfig& config, const std::function<void(uint64_t)>& on_bytes);
+
+}  // namespace minke::checkpoint

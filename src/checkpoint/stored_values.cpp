@@ -1,0 +1,55 @@
+#include "checkpoint/stored_values.h"
+
+#include "base/error.h"
+#include "base/thread_pool.h"
+#include "tensor/scales.h"
+
+namespace minke::checkpoint {
+namespace {
+
+void widen(std::span<float> out, std::span<const bf16> in) {
+  constexpr int64_t kChunk = 1 << 18;
+  parallel_for(std::ssize(in), kChunk, [&](int64_t begin, int64_t end) {
+    for (auto i = static_cast<size_t>(begin); i < static_cast<size_t>(end); ++i) {
+      out[i] = static_cast<float>(in[i]);
+    }
+  });
+}
+
+}  // namespace
+
+std::string scale_name(const std::string& weight) { return weight + "_scale_inv"; }
+
+std::vector<float> stored_values(const CheckpointFolder& files, const std::string& name,
+                                 const Shape& shape) {
+  const Tensor stored = files.tensor(name);
+  const auto where = [&] { return files.file_of(name).path().string() + ": " + name; };
+  if (stored.shape() != shape) {
+    fail("{}: shape {}, expected {} by config.json", where(), to_string(stored.shape()),
+         to_string(shape));
+  }
+  std::vector<float> out(static_cast<size_t>(shape.count()));
+  switch (stored.dtype()) {
+    case DType::kF32: {
+      const auto in = stored.span<float>();
+      std::ranges::copy(in, out.begin());
+      return out;
+    }
+    case DType::kBF16:
+      widen(out, stored.span<bf16>());
+      return out;
+    case DType::kE4M3:
+      if (shape.rank() == 2) {
+        const Tensor scale =
+            files.tensor(scale_name(name), DType::kF32, scale_shape(shape, kBlock128x128));
+        dequantize_e4m3(Tensor(out.data(), shape), stored, scale, kBlock128x128);
+        return out;
+      }
+      [[fallthrough]];
+    default:
+      fail("{}: dtype {}, expected BF16, F32, or F8_E4M3 for a matrix", where(),
+           name_of(stored.dtype()));
+  }
+}
+
+}  // namespace minke::checkpoint
