@@ -26,6 +26,7 @@ class Program {
   explicit Program(const std::vector<std::string>& arguments, const std::string& input = "",
                    const std::string& output = "") {
     write_file_atomic(folder_ / "in", input);
+    write_file_atomic(folder_ / "err", "");  // a child may be killed before it opens its own
     std::vector<const char*> argv = {MINKE_PROGRAM};
     for (const std::string& argument : arguments) argv.push_back(argument.c_str());
     argv.push_back(nullptr);
