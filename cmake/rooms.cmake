@@ -130,6 +130,13 @@ function(minke_room_tests room)
     PROPERTIES LABELS "${room};slow" DISCOVERY_TIMEOUT 60)
 endfunction()
 
+# The library fuzz_readers: sources of several rooms, without the rest of those rooms.
+function(minke_fuzz_readers)
+  add_library(fuzz_readers STATIC EXCLUDE_FROM_ALL ${ARGN})
+  target_include_directories(fuzz_readers PUBLIC ${CMAKE_SOURCE_DIR}/src)
+  target_link_libraries(fuzz_readers PUBLIC minke_base minke_tensor nlohmann_json::nlohmann_json)
+endfunction()
+
 # The fuzz target tests/fuzz/<name>.cpp: with libFuzzer where that is asked for, and as a test that runs
 # the kept corpus.
 function(minke_fuzz name library)
