@@ -320,8 +320,8 @@ void add_bench_command(CLI::App& app) {
   train->add_option("--seq", o.seq, "Tokens a sequence")
       ->check(CLI::Range(2, 1 << 20))
       ->capture_default_str();
-  train->add_option("--precision", o.precision, "bf16 or fp32")
-      ->check(CLI::IsMember({"fp32", "bf16"}))
+  train->add_option("--precision", o.precision, "bf16, fp8 or fp32")
+      ->check(CLI::IsMember({"fp32", "bf16", "fp8"}))
       ->capture_default_str();
   train->add_option("--recompute", o.recompute, "none, paper or block")
       ->check(CLI::IsMember({"none", "paper", "block"}))

@@ -9,8 +9,8 @@
 namespace minke::app {
 
 void write_activations(const std::string& model, const ActivationsRequest& request) {
-  const auto precision =
-      request.precision == "fp32" ? model::Precision::kF32 : model::Precision::kBF16;
+  const auto precision = model::precision_named(request.precision);
+  if (precision == model::Precision::kFp8) fail("--activations: --precision fp32 or bf16");
   study::TextForward forward(model, precision,
                              request.text == "-" ? read_standard_input() : request.text);
   uint64_t bytes = 0;

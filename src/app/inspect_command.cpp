@@ -371,7 +371,7 @@ void add_inspect_command(CLI::App& app) {
       ->needs(activations)
       ->capture_default_str();
   command->add_option("--precision", options->precision, "What is computed in, with either")
-      ->check(CLI::IsMember({"fp32", "bf16"}))
+      ->check(CLI::IsMember({"fp32", "bf16", "fp8"}))
       ->capture_default_str();
   command->callback([options] {
     options->shape.precision = options->activations.precision = options->precision;

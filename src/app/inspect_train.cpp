@@ -36,8 +36,7 @@ constexpr std::array<Kind, 6> kKinds = {{
 
 std::array<StepMemory, kLevels.size()> all_levels(const model::ModelConfig& config,
                                                   const TrainShape& shape) {
-  const auto precision =
-      shape.precision == "fp32" ? model::Precision::kF32 : model::Precision::kBF16;
+  const auto precision = model::precision_named(shape.precision);
   std::array<StepMemory, kLevels.size()> out;
   for (size_t i = 0; i < kLevels.size(); ++i) {
     out[i] = model::step_memory(config, precision, shape.sequences, shape.positions,

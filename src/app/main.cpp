@@ -13,6 +13,7 @@
 #include "app/generate_command.h"
 #include "app/inspect_command.h"
 #include "app/quantize_command.h"
+#include "app/reproduce_command.h"
 #include "app/route_command.h"
 #include "app/tokenizer_command.h"
 #include "app/train_command.h"
@@ -79,6 +80,7 @@ int run(int argc, char** argv) {
   add_watch_command(app);
   add_route_command(app);
   add_verify_command(app);
+  add_reproduce_command(app);
   add_tokenizer_command(app);
   add_quantize_command(app);
   add_export_command(app);

@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "ops/isa.h"
 #include "study/verify.h"
+#include "study/verify_fp8.h"
 #include "study/verify_write.h"
 
 namespace minke::app {
@@ -16,6 +17,7 @@ namespace {
 constexpr const char* kFooter =
     R"(A folder to verify holds config.json, model.safetensors (or its shards),
 golden.safetensors and golden.json. Whatever of the results it lacks is not compared, and said.
+One that holds fp8.safetensors alone is verified for its codes, scales and products of FP8.
 Exit code: 0 all within bounds, 1 something is not, 2 a folder that cannot be read.
 
 Examples:
@@ -41,24 +43,32 @@ void print(const study::Verdict& v) {
              share, v.passed() ? "ok" : "FAIL", what);
 }
 
-bool verify(const std::string& path, model::Precision precision) {
-  const study::GoldenFolder folder = study::read_golden_folder(path);
-  const study::Verification result = study::verify(folder, {precision, {}});
-  fmt::print("{}  {}, {}\n", path, precision == model::Precision::kF32 ? "fp32" : "bf16",
-             ops::isa_name());
+bool print(const std::string& head, const study::Verification& result,
+           const std::vector<std::string>& lacks) {
+  fmt::print("{}, {}\n", head, ops::isa_name());
   fmt::print("  {:28} {:>9} {:>9} {:>6}\n", "quantity", "error", "bound", "share");
   int64_t failed = 0;
   for (const study::Verdict& verdict : result.verdicts) {
     print(verdict);
     failed += verdict.passed() ? 0 : 1;
   }
-  if (!folder.lacks.empty()) {
-    fmt::print("  not compared, for the folder lacks it: {}\n", fmt::join(folder.lacks, ", "));
+  if (!lacks.empty()) {
+    fmt::print("  not compared, for the folder lacks it: {}\n", fmt::join(lacks, ", "));
   }
   fmt::print("  {}\n", failed == 0 ? "verified"
                                    : fmt::format("FAILED: {} of {} quantities", failed,
                                                  result.verdicts.size()));
   return failed == 0;
+}
+
+bool verify(const std::string& path, model::Precision precision) {
+  const fs::path fp8 = fs::path(path) / study::kFp8File;
+  if (fs::exists(fp8) && !fs::exists(fs::path(path) / "config.json")) {
+    return print(path + "  codes, scales and products of FP8", study::verify_fp8(fp8), {});
+  }
+  const study::GoldenFolder folder = study::read_golden_folder(path);
+  return print(fmt::format("{}  {}", path, name_of(precision)),
+               study::verify(folder, {precision, {}}), folder.lacks);
 }
 
 void run(const Command& command) {
@@ -73,8 +83,7 @@ void run(const Command& command) {
   } else if (command.folders.empty()) {
     fail("no folder to verify; see `minke verify --help`");
   }
-  const auto precision =
-      command.precision == "fp32" ? model::Precision::kF32 : model::Precision::kBF16;
+  const auto precision = model::precision_named(command.precision);
   bool verified = true;
   for (const std::string& folder : command.folders) verified &= verify(folder, precision);
   if (!verified) throw CLI::RuntimeError(1);
@@ -89,7 +98,7 @@ void add_verify_command(CLI::App& app) {
   verify->footer(kFooter);
   verify->add_option("DIR", command->folders, "Folders with a model and an oracle's results");
   verify->add_option("--precision", command->precision, "Precision to compute in")
-      ->check(CLI::IsMember({"fp32", "bf16"}))
+      ->check(CLI::IsMember({"fp32", "bf16", "fp8"}))
       ->capture_default_str();
   verify->add_option("--write", command->write,
                      "Make such a folder, with the float64 reference as the oracle");

@@ -91,7 +91,7 @@ class Generator {
   int64_t draw(Text& text, int64_t rows);
   // Computes `tokens` into the cache, and the logits of the last `logit_rows`.
   void step(std::span<const int32_t> tokens, int64_t logit_rows);
-  model::Pass pass() { return {model_.precision(), saved_, scratch_}; }
+  model::Pass pass() { return model_.pass(saved_, scratch_); }
 
   model::Transformer& model_;
   Options options_;

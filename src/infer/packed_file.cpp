@@ -163,7 +163,8 @@ void PackedFile::make(const fs::path& path, model::Transformer& model, size_t by
     model.pack_operands([&](const model::Weight& weight) {
       progress.add(weight.packed_size(model.precision(), false));
       for (const model::Piece& piece : weight.pieces()) {
-        if (weight.kind() == model::Weight::Kind::kLinear) release(piece.value);
+        using Kind = model::Weight::Kind;
+        if (weight.kind() == Kind::kLinear || weight.kind() == Kind::kHead) release(piece.value);
       }
     });
   }

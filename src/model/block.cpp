@@ -41,20 +41,19 @@ double Block::forward(const Tensor& x_TD, const Layout& layout, const RopeTables
   s.forced_experts = forced_experts;
   const Arena::Scope scope(pass.saved);
   Saved passing;
-  return run(x_TD, layout, tables, forced_experts, counting, passing,
-             {pass.precision, pass.saved, pass.scratch});
+  return run(x_TD, layout, tables, forced_experts, counting, passing, pass.with(Recompute::kNone));
 }
 
 double Block::run(const Tensor& x_TD, const Layout& layout, const RopeTables& tables,
                   const Tensor& forced_experts, bool counting, Saved& s, const Pass& pass) {
   const Arena::Scope scope(pass.scratch);
   s.x_in = keep(x_TD, pass);
-  s.attention_in = pass.cheap().make(pass.activation(), x_TD.shape());
+  s.attention_in = pass.cheapest().make(pass.activation(), x_TD.shape());
   input_norm_.forward(s.attention_in, s.x_in, s.input_norm, pass);
   mla_.forward(x_TD, s.attention_in, layout, tables, s.mla, pass);
 
   s.x_mid = keep(x_TD, pass);
-  s.ffn_in = pass.cheap().make(pass.activation(), x_TD.shape());
+  s.ffn_in = pass.cheapest().make(pass.activation(), x_TD.shape());
   post_norm_.forward(s.ffn_in, s.x_mid, s.post_norm, pass);
   if (moe_) {
     return moe_->forward(x_TD, s.ffn_in, layout.batch, forced_experts, counting, s.moe, pass);
@@ -70,7 +69,7 @@ void Block::backward(const Tensor& dx_TD, const Layout& layout, const RopeTables
     return;
   }
   const Arena::Scope saved(pass.saved), scratch(pass.scratch);
-  const Pass whole{pass.precision, pass.saved, pass.scratch};
+  const Pass whole = pass.with(Recompute::kNone);
   Saved again;
   const Tensor x = pass.scratch.make(DType::kF32, dx_TD.shape());
   ops::convert(x, s.x_f32);
@@ -84,7 +83,7 @@ void Block::differentiate(const Tensor& dx_TD, const Layout& layout, const RopeT
   const Arena::Scope scope(pass.scratch);
   const Tensor dnormed = pass.scratch.make(DType::kF32, dx_TD.shape());
   Tensor attention_in = s.attention_in, ffn_in = s.ffn_in;
-  if (pass.recompute == Recompute::kPaper) {
+  if (pass.computes_again()) {
     attention_in = ffn_in = pass.scratch.make(pass.activation(), dx_TD.shape());
     post_norm_.forward(ffn_in, s.x_mid);
   }
@@ -94,7 +93,7 @@ void Block::differentiate(const Tensor& dx_TD, const Layout& layout, const RopeT
     ffn_.backward(dnormed, false, dx_TD, ffn_in, s.ffn, pass);
   }
   post_norm_.backward(dx_TD, true, dnormed, s.x_mid, s.post_norm, pass);
-  if (pass.recompute == Recompute::kPaper) input_norm_.forward(attention_in, s.x_in);
+  if (pass.computes_again()) input_norm_.forward(attention_in, s.x_in);
   mla_.backward(dnormed, dx_TD, attention_in, layout, tables, s.mla, pass);
   input_norm_.backward(dx_TD, true, dnormed, s.x_in, s.input_norm, pass);
 }

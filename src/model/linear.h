@@ -19,12 +19,39 @@ struct Pass {
   Arena& saved;
   Arena& scratch;
   Recompute recompute = Recompute::kNone;
+  ops::Fp8Recipe fp8 = {};
 
-  // Where what the paper computes again is put by a forward.
+  bool is_fp8() const { return precision == Precision::kFp8; }
+  Pass with(Recompute other) const { return {precision, saved, scratch, other, fp8}; }
+  // Where a forward puts what the paper computes again.
   Arena& cheap() const { return recompute == Recompute::kNone ? saved : scratch; }
+  // Norms and SwiGLU's output, which take little time and are never kept in FP8.
+  bool computes_again() const { return recompute == Recompute::kPaper || is_fp8(); }
+  Arena& cheapest() const { return computes_again() ? scratch : cheap(); }
 
   DType activation() const { return dtype_of_precision(precision); }
 };
+
+// The left side of products: numbers of the right side's format or, where that is E4M3, of codes in
+// BF16 beside their scales.
+struct Left {
+  ops::Matrix numbers;
+  ops::Scales scales = {};
+  Left row_range(int64_t begin, int64_t rows) const;
+};
+// x for an operand of that format. segment: see Weight::segment. scales: of E4M3.
+Left left_of(const ops::Matrix& x, DType format, int64_t segment, ScaleFormat scales,
+             Arena& scratch);
+// The rows of `tokens` (I32).
+Left gathered(const Left& x, const Tensor& tokens, Arena& scratch);
+// y (+)= x W_i^T, and dx (+)= dy W_i.
+void add_fprop(std::vector<ops::Product>& products, const ops::Matrix& y, const Left& x,
+               const Weight& w, int64_t i, bool accumulate);
+void add_dgrad(std::vector<ops::Product>& products, const ops::Matrix& dx, const Left& dy,
+               const Weight& w, int64_t i, bool accumulate);
+// Gradients of matrices of w.
+void weight_gradients(std::span<const ops::WeightGradient> products, const Weight& w,
+                      const Pass& pass);
 
 // y_TN (+)= x_TK W^T. y FP32 or BF16 (accumulate: FP32), x FP32 or BF16.
 void linear(const ops::Matrix& y, const ops::Matrix& x, const Weight& w, bool accumulate,

@@ -12,13 +12,20 @@ namespace {
 // Adds up tensors as an Arena places them.
 class Sum {
  public:
-  explicit Sum(Precision precision) : activation_(dtype_of_precision(precision)) {}
+  explicit Sum(Precision precision)
+      : activation_(dtype_of_precision(precision)), fp8_(precision == Precision::kFp8) {}
+  bool fp8() const { return fp8_; }
+  void codes(int64_t rows, int64_t width, int64_t segment) {
+    arena_.make(DType::kE4M3, {rows, width});
+    f32(rows, ops::quantized_blocks(width, segment));
+  }
   void kept(int64_t rows, int64_t width) { arena_.make(activation_, {rows, width}); }
   void f32(int64_t rows, int64_t width) { arena_.make(DType::kF32, {rows, width}); }
   size_t bytes() const { return arena_.used(); }
 
  private:
   DType activation_;
+  bool fp8_;
   Arena arena_{Arena::Counting{}};
 };
 
@@ -28,9 +35,11 @@ void add_block(Sum& sum, const ModelConfig& c, int64_t layer, int64_t B, int64_t
   sum.kept(T, c.hidden_size);  // the stream, twice
   sum.kept(T, c.hidden_size);
   for (int i = 0; i < 3; ++i) sum.f32(T, 1);  // the norms' and the latent's
-  if (!paper) {
+  if (!paper && !sum.fp8()) {
     sum.kept(T, c.hidden_size);  // normed, twice
     sum.kept(T, c.hidden_size);
+  }
+  if (!paper) {
     sum.kept(T, H * c.qk_head_dim());
     sum.kept(T, c.kv_lora_rank);
     sum.kept(T, H * (c.qk_nope_head_dim + c.v_head_dim));
@@ -45,6 +54,7 @@ void add_block(Sum& sum, const ModelConfig& c, int64_t layer, int64_t B, int64_t
   sum.kept(T, H * c.v_head_dim);
   sum.f32(T, H);
   const auto feed_forward = [&](int64_t rows, int64_t width) {
+    if (sum.fp8()) return sum.codes(rows, 2 * width, width);
     sum.kept(rows, 2 * width);
     if (!paper) sum.kept(rows, width);
   };
@@ -86,18 +96,22 @@ size_t activations(const ModelConfig& c, Precision precision, int64_t B, int64_t
   return sum.bytes() + widest;
 }
 
-// What a step takes for a moment: it goes through the modules as backward() does, and asks the ops
-// that take workspace what they take.
+// What a step takes for a moment: it goes through the modules as they run, and asks the ops that
+// take workspace what they take.
 class Workspace {
  public:
-  Workspace(const ModelConfig& c, Precision precision, int64_t B, int64_t S, Recompute recompute)
+  Workspace(const ModelConfig& c, Precision precision, int64_t B, int64_t S, Recompute recompute,
+            const ops::Fp8Recipe& recipe)
       : c_(c),
         act_(dtype_of_precision(precision)),
         B_(B),
         S_(S),
         T_(B * S),
         paper_(recompute == Recompute::kPaper),
-        block_(recompute == Recompute::kBlock) {}
+        block_(recompute == Recompute::kBlock),
+        fp8_(precision == Precision::kFp8),
+        again_(paper_ || fp8_),
+        recipe_(recipe) {}
 
   size_t peak() {
     forward();
@@ -107,9 +121,12 @@ class Workspace {
       f32(T_, c_.hidden_size);  // the stream's gradient
       {
         const Arena::Scope in_block(arena_);
-        if (block_) f32(T_, c_.hidden_size);   // the stream, computed again
+        if (block_) {
+          f32(T_, c_.hidden_size);  // the stream, computed again
+          modules_forward();
+        }
         f32(T_, c_.hidden_size);               // a normed input's
-        if (paper_) kept(T_, c_.hidden_size);  // the input
+        if (again_) kept(T_, c_.hidden_size);  // the input
         norm(c_.hidden_size);
         mla_backward();
         if (c_.first_k_dense_replace > 0) ffn_backward(c_.intermediate_size);
@@ -117,7 +134,7 @@ class Workspace {
       }
       if (c_.num_nextn_predict_layers > 0) {
         kept(T_, 2 * c_.hidden_size);
-        linear_backward(c_.hidden_size, 2 * c_.hidden_size, DType::kF32);
+        head_backward(c_.hidden_size, 2 * c_.hidden_size);
         f32(T_, c_.hidden_size);
         norm(c_.hidden_size);
       }
@@ -129,13 +146,46 @@ class Workspace {
   Tensor kept(int64_t rows, int64_t width) { return arena_.make(act_, {rows, width}); }
   Tensor f32(int64_t rows, int64_t width) { return arena_.make(DType::kF32, {rows, width}); }
 
-  // dy [T, out] of `dy` meets x [T, in], both packed for the gradient of the weight.
-  void linear_backward(int64_t out, int64_t in, DType dy) {
-    const Arena::Scope scope(arena_);
-    if (dy != act_) kept(T_, out);
-    wgrad({T_}, out, in, act_);
+  // x [T, width] as the left side of a product.
+  void left(int64_t rows, int64_t width, int64_t segment = 0) {
+    const Tensor shape(static_cast<float*>(nullptr), {rows, width});
+    if (fp8_) ops::quantize_left(arena_, shape, segment, recipe_.scales);
   }
-  void wgrad(const std::vector<int64_t>& rows, int64_t out, int64_t in, DType format) {
+  void left_for_a_moment(int64_t rows, int64_t width, int64_t segment = 0) {
+    const Arena::Scope scope(arena_);
+    left(rows, width, segment);
+  }
+  // The rows that experts read of one.
+  void left_gathered(int64_t width) {
+    if (!fp8_) return;
+    left(T_, width);
+    kept(routed(), width);
+    f32(routed(), ops::quantized_blocks(width, 0));
+  }
+  // dy [T, out] of `dy` meets x [T, in], both packed for the gradient of the weight.
+  void linear_backward(int64_t out, int64_t in, DType dy, int64_t segment = 0) {
+    const Arena::Scope scope(arena_);
+    if (!fp8_ && dy != act_) kept(T_, out);
+    left_for_a_moment(T_, out, segment);
+    wgrad({T_}, out, in);
+  }
+  void head_backward(int64_t out, int64_t in) {
+    const Arena::Scope scope(arena_);
+    if (act_ != DType::kF32) kept(T_, out);
+    plain_wgrad({T_}, out, in, act_);
+  }
+  void wgrad(const std::vector<int64_t>& rows, int64_t out, int64_t in) {
+    if (!fp8_) return plain_wgrad(rows, out, in, act_);
+    std::vector<ops::WeightGradient> products;
+    const auto shape = [](int64_t n, int64_t width) {
+      return ops::Matrix(nullptr, DType::kF32, n, width, width);
+    };
+    for (const int64_t n : rows) {
+      products.push_back({shape(out, in), shape(n, out), shape(n, in), false});
+    }
+    ops::matmul_wgrad_fp8(products, recipe_, arena_);
+  }
+  void plain_wgrad(const std::vector<int64_t>& rows, int64_t out, int64_t in, DType format) {
     const Arena::Scope scope(arena_);
     for (const int64_t n : rows) {
       arena_.make(DType::kU8, {static_cast<int64_t>(ops::packed_bytes(format, out, n))});
@@ -150,28 +200,51 @@ class Workspace {
   void forward() {
     const Arena::Scope scope(arena_);
     f32(T_, c_.hidden_size);  // the stream
-    if (paper_) kept(T_, c_.hidden_size);
+    modules_forward();
+  }
+  void modules_forward() {
+    const Arena::Scope scope(arena_);
+    if (again_) kept(T_, c_.hidden_size);
     {
       const Arena::Scope in_attention(arena_);
       if (paper_) expanded();
+      const int64_t H = c_.num_attention_heads;
+      left_for_a_moment(
+          T_, std::max({c_.hidden_size, c_.q_lora_rank, c_.kv_lora_rank, H * c_.v_head_dim}));
       Arena none{Arena::Counting{}};
       const Attention a = attention(none);
       ops::attention(a.o, a.lse, a.q, a.kv, a.k_rope, shape(), arena_);
     }
-    if (paper_) kept(T_, c_.hidden_size);
-    if (c_.first_k_dense_replace < c_.layers()) {
-      kept(routed(), c_.hidden_size);
-      if (paper_) kept(routed(), c_.moe_intermediate_size);
-    } else if (paper_) {
-      kept(T_, c_.intermediate_size);
+    if (again_) kept(T_, c_.hidden_size);
+    if (c_.first_k_dense_replace > 0) ffn_forward(c_.intermediate_size);
+    if (c_.first_k_dense_replace < c_.layers()) moe_forward();
+  }
+  void ffn_forward(int64_t width) {
+    const Arena::Scope scope(arena_);
+    if (fp8_) kept(T_, 2 * width);
+    left_for_a_moment(T_, c_.hidden_size);
+    if (again_) kept(T_, width);
+    left_for_a_moment(T_, width);
+  }
+  void moe_forward() {
+    const Arena::Scope scope(arena_);
+    const int64_t D = c_.hidden_size, F = c_.moe_intermediate_size;
+    if (fp8_) kept(routed(), 2 * F);
+    if (fp8_) {
+      left_gathered(D);
+    } else {
+      kept(routed(), D);
     }
+    if (again_) kept(routed(), F);
+    left_for_a_moment(routed(), F);
+    if (c_.n_shared_experts > 0) ffn_forward(c_.n_shared_experts * F);
   }
   void head() {
     const Arena::Scope scope(arena_);
     const int64_t rows = std::min(T_, ops::cross_entropy_block(c_.vocab_size));
     f32(rows, c_.vocab_size);
     if (act_ != DType::kF32) kept(rows, c_.vocab_size);
-    wgrad({rows}, c_.vocab_size, c_.hidden_size, act_);
+    plain_wgrad({rows}, c_.vocab_size, c_.hidden_size, act_);
   }
 
   struct Attention {
@@ -228,11 +301,12 @@ class Workspace {
   }
   void ffn_backward(int64_t width) {
     const Arena::Scope scope(arena_);
-    if (paper_) kept(T_, width);
+    if (fp8_) kept(T_, 2 * width);
+    if (again_) kept(T_, width);
     kept(T_, width);
     linear_backward(c_.hidden_size, width, DType::kF32);
     kept(T_, 2 * width);
-    linear_backward(2 * width, c_.hidden_size, act_);
+    linear_backward(2 * width, c_.hidden_size, act_, width);
   }
   int64_t routed() const { return T_ * c_.num_experts_per_tok; }
   void moe_backward() {
@@ -242,32 +316,39 @@ class Workspace {
     std::vector<int64_t> rows(static_cast<size_t>(E), routed() / E);
     for (int64_t e = 0; e < routed() % E; ++e) ++rows[static_cast<size_t>(e)];
     kept(routed(), D);
-    if (paper_) kept(routed(), F);
+    if (fp8_) kept(routed(), 2 * F);
+    if (again_) kept(routed(), F);
     kept(routed(), F);
-    wgrad(rows, D, F, act_);
+    {
+      const Arena::Scope in_down(arena_);
+      left_gathered(D);
+    }
+    wgrad(rows, D, F);
     kept(routed(), 2 * F);
     f32(routed(), 1);
     f32(routed(), 1);
     {
       const Arena::Scope in_router(arena_);
       f32(T_, E);
-      wgrad({T_}, E, D, DType::kF32);
+      plain_wgrad({T_}, E, D, DType::kF32);
     }
-    wgrad(rows, 2 * F, D, act_);
+    wgrad(rows, 2 * F, D);
+    left_for_a_moment(routed(), 2 * F, F);
     if (c_.n_shared_experts > 0) ffn_backward(c_.n_shared_experts * F);
   }
 
   const ModelConfig& c_;
   DType act_;
   int64_t B_, S_, T_;
-  bool paper_, block_;
+  bool paper_, block_, fp8_, again_;
+  ops::Fp8Recipe recipe_;
   Arena arena_{Arena::Counting{}};
 };
 
 }  // namespace
 
 StepMemory step_memory(const ModelConfig& config, Precision precision, int64_t sequences,
-                       int64_t positions, Recompute recompute) {
+                       int64_t positions, Recompute recompute, const ops::Fp8Recipe& recipe) {
   StepMemory out;
   Transformer model(config, precision);
   model.for_each_weight([&](Weight& weight) {
@@ -277,7 +358,7 @@ StepMemory step_memory(const ModelConfig& config, Precision precision, int64_t s
   out.moments = 2 * out.weights;
   out.operands = model.packed_size(true);
   out.activations = activations(config, precision, sequences, positions, recompute);
-  out.workspace = Workspace(config, precision, sequences, positions, recompute).peak();
+  out.workspace = Workspace(config, precision, sequences, positions, recompute, recipe).peak();
   return out;
 }
 

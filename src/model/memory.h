@@ -21,6 +21,7 @@ struct StepMemory {
 // A step of `sequences` rows of `positions` tokens at once (a micro-batch), all MTP depths at full
 // length.
 StepMemory step_memory(const ModelConfig& config, Precision precision, int64_t sequences,
-                       int64_t positions, Recompute recompute = Recompute::kNone);
+                       int64_t positions, Recompute recompute = Recompute::kNone,
+                       const ops::Fp8Recipe& recipe = {});
 
 }  // namespace minke::model

@@ -100,6 +100,7 @@ void Mla::forward(const Tensor& y_TD, const Tensor& x_TD, const Layout& layout,
   s.lse_HT = pass.saved.make(DType::kF32, {heads_, T});
   ops::attention(s.o, s.lse_HT, s.expanded.q, s.expanded.kv, s.k_rope, attention_shape(layout),
                  pass.scratch);
+  if (pass.is_fp8()) ops::round_e5m6(s.o);
   linear(y_TD, s.o, o_, true, pass);
 }
 
@@ -245,9 +246,7 @@ void Mla::place_absorbed(Precision precision, std::byte* memory) {
   }
 }
 
-void Mla::add_absorbed_pack_jobs(Precision precision, std::vector<ops::PackJob>& by_rows,
-                                 std::vector<ops::PackJob>& by_columns,
-                                 std::vector<OwnedTensor>& assembled) {
+void Mla::add_absorbed_pack_jobs(Precision precision, PackJobs& jobs) {
   if (absorbed_k_.empty()) {
     absorbed_memory_ = OwnedTensor(DType::kU8, {static_cast<int64_t>(absorbed_size(precision))});
     place_absorbed(precision, reinterpret_cast<std::byte*>(absorbed_memory_.data<uint8_t>()));
@@ -255,14 +254,14 @@ void Mla::add_absorbed_pack_jobs(Precision precision, std::vector<ops::PackJob>&
   const Piece& piece = kv_b_.pieces()[0];
   Tensor value = piece.value;
   if (kv_b_.codes() && !absorbs_codes()) {
-    assembled.emplace_back(DType::kF32, piece.shape);
-    dequantize_e4m3(assembled.back(), piece.value, piece.scale, kBlock128x128);
-    value = assembled.back();
+    jobs.assembled.emplace_back(DType::kF32, piece.shape);
+    dequantize_e4m3(jobs.assembled.back(), piece.value, piece.scale, kBlock128x128);
+    value = jobs.assembled.back();
   }
   for (int64_t h = 0; h < heads_; ++h) {
-    by_columns.push_back(
+    jobs.by_columns.push_back(
         {absorbed_k_[static_cast<size_t>(h)], value.rows(h * (nope_ + v_), nope_)});
-    by_rows.push_back(
+    jobs.by_rows.push_back(
         {absorbed_v_[static_cast<size_t>(h)], value.rows(h * (nope_ + v_) + nope_, v_)});
   }
 }

@@ -70,11 +70,9 @@ class Mla {
     visit(o_);
   }
   // The two halves of kv_b as decode reads them, W_UK of each head transposed, and W_UV: where they
-  // are to lie instead of in memory of its own, and what has to be packed. `assembled`: see Weight.
+  // are to lie instead of in memory of its own, and what has to be packed.
   void place_absorbed(Precision precision, std::byte* memory);
-  void add_absorbed_pack_jobs(Precision precision, std::vector<ops::PackJob>& by_rows,
-                              std::vector<ops::PackJob>& by_columns,
-                              std::vector<OwnedTensor>& assembled);
+  void add_absorbed_pack_jobs(Precision precision, PackJobs& jobs);
   size_t absorbed_size(Precision precision) const;
 
  private:

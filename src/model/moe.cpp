@@ -6,6 +6,32 @@
 #include "ops/permute.h"
 
 namespace minke::model {
+namespace {
+
+// Tokens and their gradients go to experts in FP8 with power-of-two scales, whatever the scales of
+// the run (V3 report, section 3.3.3).
+constexpr ScaleFormat kDispatchScales = ScaleFormat::kPowerOfTwo;
+
+}  // namespace
+
+GateUp::GateUp(int64_t rows, int64_t width, const Pass& pass)
+    : numbers((pass.is_fp8() ? pass.scratch : pass.saved).make(pass.activation(), {rows, width})) {
+  if (!pass.is_fp8()) return;
+  codes = pass.saved.make(DType::kE4M3, {rows, width});
+  scale = pass.saved.make(DType::kF32, {rows, ops::quantized_blocks(width, width / 2)});
+  format = pass.fp8.scales;
+}
+
+void GateUp::keep() {
+  if (!codes.empty()) ops::quantize_rows(codes, scale, numbers, codes.dim(1) / 2, format);
+}
+
+Tensor GateUp::kept(const Pass& pass) const {
+  if (codes.empty()) return numbers;
+  const Tensor out = pass.scratch.make(pass.activation(), codes.shape());
+  ops::dequantize_rows(out, codes, scale, codes.dim(1) / 2);
+  return out;
+}
 
 Ffn::Ffn(const std::string& prefix, int64_t hidden, int64_t width)
     : gate_up_(
@@ -14,10 +40,11 @@ Ffn::Ffn(const std::string& prefix, int64_t hidden, int64_t width)
 
 void Ffn::forward(const Tensor& y_TD, const Tensor& x_TD, Saved& saved, const Pass& pass) const {
   const Arena::Scope scope(pass.scratch);
-  saved.gate_up = pass.saved.make(pass.activation(), {x_TD.dim(0), gate_up_.rows()});
-  linear(saved.gate_up, x_TD, gate_up_, false, pass);
-  saved.h_TF = pass.cheap().make(pass.activation(), {x_TD.dim(0), down_.cols()});
-  ops::swiglu(saved.h_TF, saved.gate_up, {});
+  saved.gate_up = GateUp(x_TD.dim(0), gate_up_.rows(), pass);
+  linear(saved.gate_up.numbers, x_TD, gate_up_, false, pass);
+  saved.gate_up.keep();
+  saved.h_TF = pass.cheapest().make(pass.activation(), {x_TD.dim(0), down_.cols()});
+  ops::swiglu(saved.h_TF, saved.gate_up.numbers, {});
   linear(y_TD, saved.h_TF, down_, true, pass);
 }
 
@@ -25,15 +52,16 @@ void Ffn::backward(const Tensor& dx_TD, bool accumulate, const Tensor& dy_TD, co
                    const Saved& saved, const Pass& pass) {
   const Arena::Scope scope(pass.scratch);
   const int64_t T = dy_TD.dim(0);
+  const Tensor gate_up = saved.gate_up.kept(pass);
   Tensor h_TF = saved.h_TF;
-  if (pass.recompute == Recompute::kPaper) {
+  if (pass.computes_again()) {
     h_TF = pass.scratch.make(pass.activation(), {T, down_.cols()});
-    ops::swiglu(h_TF, saved.gate_up, {});
+    ops::swiglu(h_TF, gate_up, {});
   }
   const Tensor dh_TF = pass.scratch.make(pass.activation(), {T, down_.cols()});
   linear_backward(dh_TF, false, dy_TD, h_TF, down_, pass);
   const Tensor d_gate_up = pass.scratch.make(pass.activation(), {T, gate_up_.rows()});
-  ops::swiglu_backward(d_gate_up, {}, dh_TF, saved.gate_up, {});
+  ops::swiglu_backward(d_gate_up, {}, dh_TF, gate_up, {});
   linear_backward(dx_TD, accumulate, d_gate_up, x_TD, gate_up_, pass);
 }
 
@@ -88,16 +116,13 @@ Moe::Moe(const ModelConfig& config, const std::string& prefix)
   }
 }
 
-template <typename Operand>
-void Moe::grouped(const Tensor& out, const Tensor& in, const std::vector<int64_t>& offsets,
-                  Operand&& operand) const {
+void Moe::grouped(decltype(add_fprop) add, const ops::Matrix& out, const Left& in, const Weight& w,
+                  const std::vector<int64_t>& offsets) const {
   std::vector<ops::Product> products;
   for (int64_t e = 0; e < experts_; ++e) {
     const int64_t begin = offsets[static_cast<size_t>(e)];
     const int64_t rows = offsets[static_cast<size_t>(e) + 1] - begin;
-    if (rows > 0) {
-      products.push_back({out.rows(begin, rows), in.rows(begin, rows), operand(e), false});
-    }
+    if (rows > 0) add(products, out.row_range(begin, rows), in.row_range(begin, rows), w, e, false);
   }
   ops::matmul(products);
 }
@@ -111,7 +136,7 @@ void Moe::grouped_wgrad(Weight& weight, const Tensor& dy, const Tensor& x,
     const int64_t rows = offsets[static_cast<size_t>(e) + 1] - begin;
     products.push_back({weight.gradient(e), dy.rows(begin, rows), x.rows(begin, rows), adds});
   }
-  ops::matmul_wgrad(products, weight.operand(pass.precision), pass.scratch);
+  weight_gradients(products, weight, pass);
 }
 
 double Moe::forward(const Tensor& y_TD, const Tensor& x_TD, int64_t sequences, const Tensor& forced,
@@ -126,16 +151,22 @@ double Moe::forward(const Tensor& y_TD, const Tensor& x_TD, int64_t sequences, c
   s.offsets.resize(static_cast<size_t>(experts_) + 1);
   ops::sort_by_expert(s.offsets, s.token_R, s.row_TK, s.route.experts_TK);
   ops::gather_weights(s.weight_R, s.route.weights_TK, s.row_TK);
-  s.gate_up = pass.saved.make(act, {R, gate_up_.rows()});
 
   const Arena::Scope scope(pass.scratch);
-  const Tensor x_RD = pass.scratch.make(act, {R, x_TD.dim(1)});
-  ops::gather_rows(x_RD, x_TD, s.token_R);
-  grouped(s.gate_up, x_RD, s.offsets, [&](int64_t e) { return gate_up_.fprop(e); });
-  s.h_RF = pass.cheap().make(act, {R, down_.cols()});
-  ops::swiglu(s.h_RF, s.gate_up, s.weight_R);
-  const Tensor y_RD = x_RD;  // the gathered input is done with
-  grouped(y_RD, s.h_RF, s.offsets, [&](int64_t e) { return down_.fprop(e); });
+  s.gate_up = GateUp(R, gate_up_.rows(), pass);
+  const DType format = down_.other_side(pass.precision);
+  const Left x_R =
+      gathered(left_of(x_TD, format, 0, kDispatchScales, pass.scratch), s.token_R, pass.scratch);
+  grouped(add_fprop, s.gate_up.numbers, x_R, gate_up_, s.offsets);
+  s.gate_up.keep();
+  s.h_RF = pass.cheapest().make(act, {R, down_.cols()});
+  ops::swiglu(s.h_RF, s.gate_up.numbers, s.weight_R);
+  const ops::Matrix y_RD = x_R.numbers;  // the gathered input is done with
+  {
+    const Arena::Scope in_down(pass.scratch);
+    const Left h = left_of(s.h_RF, format, 0, pass.fp8.scales, pass.scratch);
+    grouped(add_fprop, y_RD, h, down_, s.offsets);
+  }
   ops::combine_rows(y_TD, true, y_RD, s.row_TK);
   if (shared_.exists()) shared_.forward(y_TD, x_TD, s.shared, pass);
   return balance;
@@ -144,29 +175,41 @@ double Moe::forward(const Tensor& y_TD, const Tensor& x_TD, int64_t sequences, c
 void Moe::backward(const Tensor& dx_TD, const Tensor& dy_TD, const Tensor& x_TD, int64_t sequences,
                    float balance_scale, const Saved& s, const Pass& pass) {
   const Arena::Scope scope(pass.scratch);
-  const DType act = pass.activation();
+  const DType act = pass.activation(), format = down_.other_side(pass.precision);
   const int64_t R = s.token_R.dim(0), D = dy_TD.dim(1), F = down_.cols();
+  const bool fp8 = format == DType::kE4M3;
   const Tensor rows_RD = pass.scratch.make(act, {R, D});
   ops::gather_rows(rows_RD, dy_TD, s.token_R);
+  const Tensor gate_up = s.gate_up.kept(pass);
   Tensor h_RF = s.h_RF;
-  if (pass.recompute == Recompute::kPaper) {
+  if (pass.computes_again()) {
     h_RF = pass.scratch.make(act, {R, F});
-    ops::swiglu(h_RF, s.gate_up, s.weight_R);
+    ops::swiglu(h_RF, gate_up, s.weight_R);
   }
   const Tensor dh_RF = pass.scratch.make(act, {R, F});
-  grouped(dh_RF, rows_RD, s.offsets, [&](int64_t e) { return down_.dgrad(e); });
+  {
+    const Arena::Scope in_down(pass.scratch);
+    const Left dy_R = fp8 ? gathered(left_of(dy_TD, format, 0, kDispatchScales, pass.scratch),
+                                     s.token_R, pass.scratch)
+                          : Left{rows_RD};
+    grouped(add_dgrad, dh_RF, dy_R, down_, s.offsets);
+  }
   grouped_wgrad(down_, rows_RD, h_RF, s.offsets, pass);
 
   const Tensor d_gate_up = pass.scratch.make(act, {R, 2 * F});
   const Tensor dweight_R = pass.scratch.make(DType::kF32, {R});
-  ops::swiglu_backward(d_gate_up, dweight_R, dh_RF, s.gate_up, s.weight_R);
+  ops::swiglu_backward(d_gate_up, dweight_R, dh_RF, gate_up, s.weight_R);
   const Tensor dweights_TK = pass.scratch.make(DType::kF32, s.route.weights_TK.shape());
   ops::scatter_weights(dweights_TK, dweight_R, s.row_TK);
   router.backward(dx_TD, dweights_TK, x_TD, sequences, balance_scale, s.route, pass);
 
   ops::gather_rows(rows_RD, x_TD, s.token_R);
   grouped_wgrad(gate_up_, d_gate_up, rows_RD, s.offsets, pass);
-  grouped(rows_RD, d_gate_up, s.offsets, [&](int64_t e) { return gate_up_.dgrad(e); });
+  {
+    const Arena::Scope in_gate_up(pass.scratch);
+    const Left dy = left_of(d_gate_up, format, gate_up_.segment(), pass.fp8.scales, pass.scratch);
+    grouped(add_dgrad, rows_RD, dy, gate_up_, s.offsets);
+  }
   ops::combine_rows(dx_TD, true, rows_RD, s.row_TK);
   if (shared_.exists()) shared_.backward(dx_TD, true, dy_TD, x_TD, s.shared, pass);
 }

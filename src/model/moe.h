@@ -10,6 +10,20 @@
 
 namespace minke::model {
 
+// What SwiGLU reads, and what is kept of it: in FP8, codes (V3 report, section 3.3.3).
+struct GateUp {
+  Tensor numbers, codes, scale;
+  ScaleFormat format = ScaleFormat::kF32;
+
+  // Where a product writes it.
+  GateUp(int64_t rows, int64_t width, const Pass& pass);
+  GateUp() = default;
+  // To be called once it is written.
+  void keep();
+  // As the backward reads it.
+  Tensor kept(const Pass& pass) const;
+};
+
 // y += down(silu(gate(x)) * up(x))
 class Ffn {
  public:
@@ -18,7 +32,8 @@ class Ffn {
   bool exists() const { return gate_up_.exists(); }
 
   struct Saved {
-    Tensor gate_up, h_TF;  // h: SwiGLU's output
+    GateUp gate_up;
+    Tensor h_TF;  // SwiGLU's output
   };
   void forward(const Tensor& y_TD, const Tensor& x_TD, Saved& saved, const Pass& pass) const;
   // dx_TD (FP32) += where accumulate, else overwritten.
@@ -69,7 +84,8 @@ class Moe {
 
   struct Saved {
     Router::Saved route;
-    Tensor token_R, row_TK, weight_R, gate_up, h_RF;
+    Tensor token_R, row_TK, weight_R, h_RF;
+    GateUp gate_up;
     std::vector<int64_t> offsets;
     Ffn::Saved shared;
   };
@@ -90,10 +106,9 @@ class Moe {
   }
 
  private:
-  // One product a expert: out rows [offsets[e], offsets[e + 1]) = in rows . operand(e)^T.
-  template <typename Operand>
-  void grouped(const Tensor& out, const Tensor& in, const std::vector<int64_t>& offsets,
-               Operand&& operand) const;
+  // For each expert, rows [offsets[e], offsets[e + 1]): add_fprop or add_dgrad.
+  void grouped(decltype(add_fprop) add, const ops::Matrix& out, const Left& in, const Weight& w,
+               const std::vector<int64_t>& offsets) const;
   void grouped_wgrad(Weight& weight, const Tensor& dy, const Tensor& x,
                      const std::vector<int64_t>& offsets, const Pass& pass);
 

@@ -63,7 +63,7 @@ MtpModule::MtpModule(const ModelConfig& config, int64_t layer) : block(config, l
   enorm = norm_of(config, prefix + "enorm.weight");
   hnorm = norm_of(config, prefix + "hnorm.weight");
   norm = norm_of(config, prefix + "shared_head.norm.weight");
-  eh_proj = Weight::matrix(Weight::Kind::kLinear, prefix + "eh_proj.weight", config.hidden_size,
+  eh_proj = Weight::matrix(Weight::Kind::kHead, prefix + "eh_proj.weight", config.hidden_size,
                            2 * config.hidden_size);
 }
 
@@ -72,8 +72,8 @@ Transformer::Transformer(const ModelConfig& config, Precision precision)
   config_.check();
   embedding_ = Weight::matrix(Weight::Kind::kEmbedding, "model.embed_tokens.weight",
                               config.vocab_size, config.hidden_size);
-  head_ = Weight::matrix(Weight::Kind::kLinear, "lm_head.weight", config.vocab_size,
-                         config.hidden_size);
+  head_ =
+      Weight::matrix(Weight::Kind::kHead, "lm_head.weight", config.vocab_size, config.hidden_size);
   norm_ = norm_of(config, "model.norm.weight");
   for (int64_t n = 0; n < config.num_hidden_layers; ++n) blocks_.emplace_back(config, n);
   for (int64_t n = config.num_hidden_layers; n < config.layers(); ++n) {
@@ -132,22 +132,16 @@ void Transformer::clear_gradients() {
 }
 
 void Transformer::prepare(bool training) {
-  std::vector<ops::PackJob> by_rows, by_columns;
-  std::vector<OwnedTensor> assembled;
-  for_each_weight([&](Weight& weight) {
-    weight.add_pack_jobs(precision_, training, by_rows, by_columns, assembled);
-  });
-  ops::pack_rows(by_rows);
-  ops::pack_columns(by_columns);
+  PackJobs jobs;
+  for_each_weight(
+      [&](Weight& weight) { weight.add_pack_jobs(precision_, fp8_.scales, training, jobs); });
+  jobs.run();
 }
 
 void Transformer::prepare_decode() {
-  std::vector<ops::PackJob> by_rows, by_columns;
-  std::vector<OwnedTensor> assembled;
-  for_each_mla(
-      [&](Mla& mla) { mla.add_absorbed_pack_jobs(precision_, by_rows, by_columns, assembled); });
-  ops::pack_rows(by_rows);
-  ops::pack_columns(by_columns);
+  PackJobs jobs;
+  for_each_mla([&](Mla& mla) { mla.add_absorbed_pack_jobs(precision_, jobs); });
+  jobs.run();
 }
 
 void Transformer::for_each_mla(const std::function<void(Mla&)>& visit) {
@@ -175,10 +169,9 @@ void Transformer::place_operands(std::byte* memory) {
 void Transformer::pack_operands(const std::function<void(const Weight&)>& on_weight) {
   prepare_decode();
   for_each_weight([&](Weight& weight) {
-    std::vector<ops::PackJob> by_rows, by_columns;
-    std::vector<OwnedTensor> assembled;
-    weight.add_pack_jobs(precision_, false, by_rows, by_columns, assembled);
-    ops::pack_rows(by_rows);
+    PackJobs jobs;
+    weight.add_pack_jobs(precision_, fp8_.scales, false, jobs);
+    jobs.run();
     on_weight(weight);
   });
 }
@@ -363,7 +356,7 @@ Transformer::Losses Transformer::evaluate(const Batch& batch, const Options& opt
   const Arena::Scope scope(pass.saved);
   Saved saved;
   // No backward will read the blocks' activations: each block's are given back as it ends.
-  const Pass passing{pass.precision, pass.saved, pass.scratch, Recompute::kBlock};
+  const Pass passing = pass.with(Recompute::kBlock);
   forward(batch, options, saved, passing);
   Losses out;
   head_losses(batch, {}, saved, {}, loss, argmax, out, pass);

@@ -48,6 +48,12 @@ class Transformer {
 
   const ModelConfig& config() const { return config_; }
   Precision precision() const { return precision_; }
+  // How operands are quantised where the precision is kFp8; set before anything is prepared.
+  const ops::Fp8Recipe& fp8() const { return fp8_; }
+  void set_fp8(const ops::Fp8Recipe& recipe) { fp8_ = recipe; }
+  Pass pass(Arena& saved, Arena& scratch, Recompute recompute = Recompute::kNone) const {
+    return {precision_, saved, scratch, recompute, fp8_};
+  }
 
   // Every weight of the model, in a fixed order. The routers' biases are not weights: see
   // for_each_router.
@@ -144,6 +150,7 @@ class Transformer {
 
   ModelConfig config_;
   Precision precision_;
+  ops::Fp8Recipe fp8_;
   RopeTables tables_;
   Weight embedding_, head_;
   std::vector<Block> blocks_;

@@ -11,8 +11,28 @@ namespace minke::model {
 namespace {
 
 size_t aligned(size_t bytes) { return (bytes + 63) / 64 * 64; }
+int64_t even(int64_t n) { return (n + 1) / 2 * 2; }
 
 }  // namespace
+
+Precision precision_named(std::string_view name) {
+  for (const Precision p : {Precision::kF32, Precision::kBF16, Precision::kFp8}) {
+    if (name == name_of(p)) return p;
+  }
+  MINKE_CHECK(false, "precision {}", name);
+}
+
+std::string_view name_of(Precision p) {
+  switch (p) {
+    case Precision::kF32:
+      return "fp32";
+    case Precision::kBF16:
+      return "bf16";
+    case Precision::kFp8:
+      return "fp8";
+  }
+  MINKE_CHECK(false);
+}
 
 Weight Weight::matrix(Kind kind, std::string name, int64_t rows, int64_t cols) {
   Weight w;
@@ -99,10 +119,19 @@ void Weight::add_updates(const Tensor& m, const Tensor& v, const Tensor& average
     updates.push_back({master_, m, v, gradient_, weight_decay, {}, {}, average});
     return;
   }
-  for (int64_t i = 0; i < count_; ++i) {
-    const auto of = [&](const Tensor& x) { return x.empty() ? x : x.rows(i * rows_, rows_); };
-    updates.push_back({of(master_), of(m), of(v), of(gradient_), weight_decay, fprop(i),
-                       dgrad_.empty() ? ops::Packed() : dgrad(i), of(average)});
+  const int64_t parts = codes_.empty() ? count_ : std::ssize(pieces_);
+  const int64_t rows = count_ * rows_ / parts;
+  for (int64_t i = 0; i < parts; ++i) {
+    const auto of = [&](const Tensor& x) { return x.empty() ? x : x.rows(i * rows, rows); };
+    ops::AdamWUpdate update{of(master_),  of(m), of(v), of(gradient_),
+                            weight_decay, {},    {},    of(average)};
+    if (codes_.empty()) {
+      update.by_rows = fprop(i);
+      if (!dgrad_.empty()) update.by_columns = dgrad(i);
+    } else {
+      update.codes = codes_[static_cast<size_t>(i)];
+    }
+    updates.push_back(update);
   }
 }
 
@@ -127,18 +156,26 @@ Tensor Weight::matrix_value(int64_t i, std::vector<OwnedTensor>& assembled) cons
 }
 
 size_t Weight::packed_size(Precision precision, bool with_dgrad) const {
-  if (kind_ != Kind::kLinear && kind_ != Kind::kGate) return 0;
+  if (kind_ == Kind::kVector || kind_ == Kind::kEmbedding) return 0;
   const DType format = operand(precision);
-  size_t each = aligned(ops::packed_bytes(format, rows_, cols_));
-  if (with_dgrad) each += aligned(ops::packed_bytes(format, cols_, rows_));
+  size_t each = 0;
+  if (other_side(precision) == DType::kE4M3) {
+    const int64_t rows = rows_ / parts();
+    const Shape scales = scale_shape({rows, cols_}, kBlock128x128);
+    each = static_cast<size_t>(parts()) * aligned(ops::packed_bytes(format, rows, cols_)) +
+           aligned(static_cast<size_t>(parts() * scales.count()) * sizeof(float));
+    if (with_dgrad) each += aligned(ops::packed_bytes(format, cols_, parts() * even(rows)));
+  } else {
+    each = aligned(ops::packed_bytes(format, rows_, cols_));
+    if (with_dgrad) each += aligned(ops::packed_bytes(format, cols_, rows_));
+  }
   return each * static_cast<size_t>(count_);
 }
 
 // Rows of the stacked matrix keep the scales of their own piece, whose blocks may end within a
 // block of the whole: so a scale is for as many rows as divide both.
 void Weight::make_scales() {
-  const auto each = static_cast<int64_t>(pieces_.size()) / count_;
-  const int64_t piece_rows = rows_ / each,
+  const int64_t each = parts(), piece_rows = rows_ / each,
                 blocks = (cols_ + ops::kScaleBlock - 1) / ops::kScaleBlock;
   const int64_t tile = each == 1 ? ops::kScaleBlock : std::gcd(piece_rows, ops::kScaleBlock);
   const int64_t tiles = (rows_ + tile - 1) / tile;
@@ -156,6 +193,7 @@ void Weight::make_scales() {
 
 void Weight::place(Precision precision, std::byte* memory) {
   if (packed_size(precision, false) == 0) return;
+  MINKE_CHECK(other_side(precision) != DType::kE4M3);
   const DType format = operand(precision);
   fprop_.clear();
   dgrad_.clear();
@@ -167,44 +205,80 @@ void Weight::place(Precision precision, std::byte* memory) {
 }
 
 // Pieces are packed where they lie, if each fills whole panels.
-void Weight::add_fprop_jobs(int64_t i, std::vector<ops::PackJob>& by_rows,
-                            std::vector<OwnedTensor>& assembled) const {
-  const auto each = static_cast<int64_t>(pieces_.size()) / count_;
-  const int64_t piece_rows = rows_ / each;
+void Weight::add_fprop_jobs(int64_t i, PackJobs& jobs) const {
+  const int64_t each = parts(), piece_rows = rows_ / each;
   if (owned() || each == 1 || piece_rows % ops::kPackRows != 0) {
-    by_rows.push_back({fprop(i), matrix_value(i, assembled)});
+    jobs.by_rows.push_back({fprop(i), matrix_value(i, jobs.assembled)});
     return;
   }
   for (int64_t p = 0; p < each; ++p) {
     ops::Packed part = fprop(i);
     part.data += ops::packed_bytes(part.format, p * piece_rows, cols_);
     part.n = piece_rows;
-    by_rows.push_back({part, pieces_[static_cast<size_t>(i * each + p)].value});
+    jobs.by_rows.push_back({part, pieces_[static_cast<size_t>(i * each + p)].value});
   }
 }
 
-void Weight::add_pack_jobs(Precision precision, bool with_dgrad, std::vector<ops::PackJob>& by_rows,
-                           std::vector<ops::PackJob>& by_columns,
-                           std::vector<OwnedTensor>& assembled) {
-  const size_t size = packed_size(precision, with_dgrad);
-  if (size == 0) return;
-  const bool placed = !with_dgrad && !fprop_.empty() && packed_memory_.raw() == nullptr;
-  if (!placed && packed_memory_.count() != static_cast<int64_t>(size)) {
-    packed_memory_ = OwnedTensor(DType::kU8, {static_cast<int64_t>(size)});
-    auto* at = reinterpret_cast<std::byte*>(packed_memory_.data<uint8_t>());
-    place(precision, at);
+void Weight::make_operands(Precision precision, bool with_dgrad, size_t size) {
+  packed_memory_ = OwnedTensor(DType::kU8, {static_cast<int64_t>(size)});
+  auto* at = reinterpret_cast<std::byte*>(packed_memory_.data<uint8_t>());
+  place(precision, at);
+  if (!with_dgrad) return;
+  const DType format = operand(precision);
+  at += aligned(ops::packed_bytes(format, rows_, cols_)) * static_cast<size_t>(count_);
+  for (int64_t i = 0; i < count_; ++i) {
+    dgrad_.push_back({at, format, cols_, rows_});
+    at += aligned(ops::packed_bytes(format, cols_, rows_));
+  }
+}
+
+void Weight::quantize_into(ScaleFormat scales, bool with_dgrad, size_t size) {
+  constexpr DType kFormat = DType::kE4M3;
+  packed_memory_ = OwnedTensor(DType::kU8, {static_cast<int64_t>(size)});
+  auto* at = reinterpret_cast<std::byte*>(packed_memory_.data<uint8_t>());
+  fprop_.clear();
+  dgrad_.clear();
+  codes_.clear();
+  const int64_t rows = rows_ / parts(), step = parts() == 1 ? rows : even(rows);
+  const Shape blocks = scale_shape({rows, cols_}, kBlock128x128);
+  for (int64_t i = 0; i < count_; ++i) {
+    auto* scale = reinterpret_cast<float*>(at);
+    at += aligned(static_cast<size_t>(parts() * blocks.count()) * sizeof(float));
+    ops::Packed dgrad;
     if (with_dgrad) {
-      const DType format = operand(precision);
-      at += aligned(ops::packed_bytes(format, rows_, cols_)) * static_cast<size_t>(count_);
-      for (int64_t i = 0; i < count_; ++i) {
-        dgrad_.push_back({at, format, cols_, rows_});
-        at += aligned(ops::packed_bytes(format, cols_, rows_));
-      }
+      dgrad = {at, kFormat, cols_, parts() * step, {scale, 128, 1, blocks[1]}};
+      if (parts() > 1) dgrad.segment = step;
+      at += aligned(ops::packed_bytes(kFormat, cols_, parts() * step));
+      dgrad_.push_back(dgrad);
+    }
+    for (int64_t p = 0; p < parts(); ++p, scale += blocks.count()) {
+      fprop_.push_back({at, kFormat, rows, cols_, {scale, 128, blocks[1], 1}});
+      at += aligned(ops::packed_bytes(kFormat, rows, cols_));
+      codes_.push_back({fprop_.back(), dgrad, p * step, scale, scales});
     }
   }
+}
+
+void Weight::add_pack_jobs(Precision precision, ScaleFormat scales, bool with_dgrad,
+                           PackJobs& jobs) {
+  const size_t size = packed_size(precision, with_dgrad);
+  if (size == 0) return;
+  const bool quantized = other_side(precision) == DType::kE4M3;
+  const bool placed = !with_dgrad && !fprop_.empty() && packed_memory_.raw() == nullptr;
+  if (!placed && packed_memory_.count() != static_cast<int64_t>(size)) {
+    if (quantized) {
+      quantize_into(scales, with_dgrad, size);
+    } else {
+      make_operands(precision, with_dgrad, size);
+    }
+  }
+  if (quantized) {
+    for (size_t p = 0; p < pieces_.size(); ++p) jobs.codes.push_back({codes_[p], pieces_[p].value});
+    return;
+  }
   for (int64_t i = 0; i < count_; ++i) {
-    add_fprop_jobs(i, by_rows, assembled);
-    if (with_dgrad) by_columns.push_back({dgrad(i), matrix_value(i, assembled)});
+    add_fprop_jobs(i, jobs);
+    if (with_dgrad) jobs.by_columns.push_back({dgrad(i), matrix_value(i, jobs.assembled)});
   }
 }
 

@@ -12,15 +12,20 @@
 #include <vector>
 
 #include "ops/adamw.h"
-#include "ops/matmul.h"
+#include "ops/quantize.h"
 
 namespace minke::model {
 
-enum class Precision { kF32, kBF16 };
-// What activations are kept in, and what linear layers' operands are prepared in.
+// kFp8: as kBF16, with the products of linear layers in E4M3 (V3 report, section 3.3).
+enum class Precision { kF32, kBF16, kFp8 };
+// What activations are, and what operands are prepared in that FP8 leaves alone.
 inline DType dtype_of_precision(Precision p) {
   return p == Precision::kF32 ? DType::kF32 : DType::kBF16;
 }
+
+// fp32, bf16, fp8, as the command line spells them. MINKE_CHECK: another name.
+Precision precision_named(std::string_view name);
+std::string_view name_of(Precision p);
 
 struct Piece {
   std::string name;  // Hugging Face's
@@ -30,10 +35,24 @@ struct Piece {
   Tensor grad;       // FP32; empty where nobody trains
 };
 
+// What prepares the operands of some weights.
+struct PackJobs {
+  std::vector<ops::PackJob> by_rows, by_columns;
+  std::vector<ops::QuantizeJob> codes;
+  std::vector<OwnedTensor> assembled;  // matrices whose pieces lie apart
+
+  void run() const {
+    ops::pack_rows(by_rows);
+    ops::pack_columns(by_columns);
+    ops::quantize_weights(codes);
+  }
+};
+
 class Weight {
  public:
   enum class Kind {
     kLinear,     // operands in the precision of the run
+    kHead,       // a linear layer that is BF16 where others are FP8
     kGate,       // a linear layer that is FP32 in every precision: the router's
     kEmbedding,  // rows that are looked up
     kVector,     // a norm's scale: FP32, not decayed
@@ -75,23 +94,33 @@ class Weight {
 
   // The i-th matrix's gradient, and its prepared operands.
   Tensor gradient(int64_t i) const { return gradient_.rows(i * rows_, rows_); }
-  const ops::Packed& fprop(int64_t i = 0) const { return fprop_[static_cast<size_t>(i)]; }
+  const ops::Packed& fprop(int64_t i = 0) const {
+    MINKE_DCHECK(codes_.empty());
+    return fprop_[static_cast<size_t>(i)];
+  }
   const ops::Packed& dgrad(int64_t i = 0) const { return dgrad_[static_cast<size_t>(i)]; }
-  // What a product reads: of this, and of the other side.
+  // What a product reads: of this, and of the other side. In FP8 both are codes.
   DType operand(Precision p) const { return codes() ? DType::kE4M3 : other_side(p); }
   DType other_side(Precision p) const {
-    return kind_ == Kind::kGate ? DType::kF32 : dtype_of_precision(p);
+    if (kind_ == Kind::kGate) return DType::kF32;
+    const bool quantized = p == Precision::kFp8 && kind_ == Kind::kLinear && !codes();
+    return quantized ? DType::kE4M3 : dtype_of_precision(p);
   }
   // Whether it is codes of E4M3 with scales, as a file has them.
   bool codes() const { return !owned() && pieces_.front().value.dtype() == DType::kE4M3; }
+  // Where the run quantises, every piece of a matrix is an operand of fprop; their rows follow each
+  // other in dgrad's sum, and `segment` says where each ends (0: there is one).
+  std::span<const ops::Packed> fprop_parts(int64_t i) const {
+    const size_t each = fprop_.size() / static_cast<size_t>(count_);
+    return std::span(fprop_).subspan(static_cast<size_t>(i) * each, each);
+  }
+  int64_t segment() const { return parts() == 1 ? 0 : rows_ / parts(); }
 
   // Where the operands of fprop are to lie, instead of in memory of the weight's own: packed_size()
   // bytes, aligned to 64.
   void place(Precision precision, std::byte* memory);
   // Appends what has to be packed for fprop (and dgrad); the memory is made at the first call.
-  // `assembled` takes matrices whose pieces lie apart; it must live until the jobs are done.
-  void add_pack_jobs(Precision precision, bool with_dgrad, std::vector<ops::PackJob>& by_rows,
-                     std::vector<ops::PackJob>& by_columns, std::vector<OwnedTensor>& assembled);
+  void add_pack_jobs(Precision precision, ScaleFormat scales, bool with_dgrad, PackJobs& jobs);
   size_t packed_size(Precision precision, bool with_dgrad) const;
   // Appends a step of AdamW, which packs the operands that have been prepared. m, v, and average
   // where there is one: shaped as master().
@@ -100,17 +129,20 @@ class Weight {
 
  private:
   Tensor matrix_value(int64_t i, std::vector<OwnedTensor>& assembled) const;
-  void add_fprop_jobs(int64_t i, std::vector<ops::PackJob>& by_rows,
-                      std::vector<OwnedTensor>& assembled) const;
+  void add_fprop_jobs(int64_t i, PackJobs& jobs) const;
   void make_scales();
+  int64_t parts() const { return static_cast<int64_t>(pieces_.size()) / count_; }
+  void make_operands(Precision precision, bool with_dgrad, size_t size);
+  void quantize_into(ScaleFormat scales, bool with_dgrad, size_t size);
 
   Kind kind_ = Kind::kLinear;
   int64_t count_ = 0, rows_ = 0, cols_ = 0;
   std::vector<Piece> pieces_;
   OwnedTensor master_, gradient_, packed_memory_;
-  OwnedTensor scales_;  // of codes: [count, rows / tile, blocks of cols]
+  OwnedTensor scales_;  // of a file's codes: [count, rows / tile, blocks of cols]
   std::vector<ops::Packed> fprop_, dgrad_;
-  bool has_gradient_ = false;  // what gradient_ holds counts
+  std::vector<ops::WeightCodes> codes_;  // one a piece, where the run quantises
+  bool has_gradient_ = false;            // what gradient_ holds counts
 };
 
 }  // namespace minke::model

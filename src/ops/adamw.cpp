@@ -31,7 +31,8 @@ kernels::AdamWFactors factors_of(const AdamW& how) {
 }
 
 bool is_packed(const AdamWUpdate& u) {
-  return u.by_rows.data != nullptr || u.by_columns.data != nullptr;
+  return u.by_rows.data != nullptr || u.by_columns.data != nullptr ||
+         u.codes.by_rows.data != nullptr;
 }
 
 // Numbers of a chunk: whole rows of what is packed, else any.
@@ -46,6 +47,7 @@ void check(const AdamWUpdate& u) {
   MINKE_CHECK(u.average.empty() || u.average.shape() == u.weight.shape());
   if (u.by_rows.data != nullptr) check(PackJob{u.by_rows, u.weight}, false);
   if (u.by_columns.data != nullptr) check(PackJob{u.by_columns, u.weight}, true);
+  if (u.codes.by_rows.data != nullptr) check(QuantizeJob{u.codes, u.weight});
 }
 
 }  // namespace
@@ -85,6 +87,9 @@ void adamw(std::span<const AdamWUpdate> updates, const AdamW& how) {
     if (u.by_rows.data != nullptr) pack_rows_part({u.by_rows, u.weight}, chunk * kPackRows);
     if (u.by_columns.data != nullptr) {
       pack_columns_part({u.by_columns, u.weight}, chunk * kPackRows);
+    }
+    if (u.codes.by_rows.data != nullptr) {
+      quantize_weight_part({u.codes, u.weight}, chunk * kPackRows);
     }
   });
 }

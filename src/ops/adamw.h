@@ -4,7 +4,7 @@
 #include <optional>
 #include <span>
 
-#include "ops/matmul.h"
+#include "ops/quantize.h"
 
 namespace minke::ops {
 
@@ -20,13 +20,15 @@ struct AdamW {
 // other neighbour so that the mean is right. weight -= lr * (m^ / (sqrt(v^) + eps) + weight_decay *
 // weight). `average`, where there is one, likewise FP32: average += average_rate * (weight -
 // average), with the new weight. Where `by_rows` and `by_columns` have memory, the new weight is
-// packed there as pack_rows and pack_columns would: its rows are still in the cache.
+// packed there as pack_rows and pack_columns would; where `codes` have, quantised there as
+// quantize_weights would: its rows are still in the cache.
 struct AdamWUpdate {
   Tensor weight, m, v, gradient;
   float weight_decay = 0;
   Packed by_rows, by_columns;
   Tensor average = {};
   std::optional<uint64_t> rounding = {};
+  WeightCodes codes = {};
 };
 void adamw(std::span<const AdamWUpdate> updates, const AdamW& how);
 

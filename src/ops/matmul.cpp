@@ -10,6 +10,8 @@
 #include "ops/kernels/matmul.h"
 #include "ops/kernels/matmul_fp8.h"
 #include "ops/kernels/matmul_pack.h"
+#include "ops/kernels/quantize.h"
+#include "ops/quantize.h"
 
 namespace minke::ops {
 namespace {
@@ -280,6 +282,92 @@ void matmul_wgrad(std::span<const WeightGradient> products, DType format, Arena&
   }
   if (scratch.counting()) return;
   pack_columns(jobs);
+  run(operations);
+}
+
+namespace {
+
+// Both sides of one gradient in E4M3, where it is computed.
+struct QuantizedSides {
+  Matrix dy, x;
+  Tensor x_scale;  // of codes in 1x128, where x is codes
+  std::byte *left, *right;
+  Tensor left_scale, right_scale;  // [blocks of tokens, columns]
+};
+
+void quantize_columns(const QuantizedSides& s, int64_t block, bool power_of_two) {
+  const auto kernels = MINKE_KERNELS(kernels::QuantizeKernels, quantize_kernels);
+  const int64_t M = s.dy.rows, row = block * kScaleBlock;
+  const auto side = [&](const Matrix& x, std::byte* to, DType format, const Tensor& scale,
+                        const auto& table) {
+    const auto run = table[x.dtype == DType::kE4M3 ? 2 : format_index(x.dtype)];
+    for (int64_t c = 0; c < x.cols; c += kPanel) {
+      kernels::QuantizeColumns what{};
+      what.x = part(x, row, kScaleBlock, c, kPanel);
+      if (x.dtype == DType::kE4M3) {
+        what.row_scale = s.x_scale.rows(row, 1).data<float>() + c / kScaleBlock;
+        what.row_scale_stride = s.x_scale.dim(1);
+      }
+      what.panel = to + c / kPanel * panel_bytes(format, M) + row / 2 * unit_bytes(format);
+      what.scale = scale.rows(block, 1).data<float>() + c;
+      what.power_of_two = power_of_two;
+      if (!run(what)) fail("quantisation to FP8: found infinity or NaN, expected finite numbers");
+    }
+  };
+  side(s.dy, s.left, DType::kBF16, s.left_scale, kernels->columns_to_numbers);
+  side(s.x, s.right, DType::kE4M3, s.right_scale, kernels->columns_to_codes);
+}
+
+}  // namespace
+
+void matmul_wgrad_fp8(std::span<const WeightGradient> products, const Fp8Recipe& recipe,
+                      Arena& scratch) {
+  const Profiled profiled("matmul_wgrad");
+  const Arena::Scope scope(scratch);
+  const auto bytes = [&](DType format, int64_t n, int64_t k) {
+    const auto size = static_cast<int64_t>(packed_bytes(format, n, k));
+    return static_cast<std::byte*>(scratch.make(DType::kU8, {size}).raw());
+  };
+  std::vector<QuantizedSides> sides;
+  std::vector<Operation> operations;
+  Chunks chunks;
+  for (const WeightGradient& p : products) {
+    const int64_t M = p.dy.rows, N = p.dy.cols, K = p.x.cols, blocks = ceil_div(M, kScaleBlock);
+    MINKE_CHECK(p.dw.dtype == DType::kF32 && p.dw.rows == N && p.dw.cols == K && p.x.rows == M,
+                "[{}, {}]^T . [{}, {}] into [{}, {}]", M, N, p.x.rows, K, p.dw.rows, p.dw.cols);
+    if (M == 0 && p.accumulate) continue;
+    QuantizedSides s{p.dy,
+                     p.x,
+                     {},
+                     bytes(DType::kBF16, N, M),
+                     bytes(DType::kE4M3, K, M),
+                     scratch.make(DType::kF32, {blocks, N}),
+                     scratch.make(DType::kF32, {blocks, K})};
+    if (recipe.requantized) {
+      s.x = scratch.make(DType::kE4M3, {M, K});
+      s.x_scale = scratch.make(DType::kF32, {M, quantized_blocks(K, 0)});
+      if (!scratch.counting()) quantize_rows(s.x, s.x_scale, p.x, 0, recipe.scales);
+    }
+    sides.push_back(s);
+    chunks.add(blocks);
+    const Packed right{
+        s.right, DType::kE4M3, K, M, {static_cast<float*>(s.right_scale.raw()), 1, 1, K}};
+    operations.push_back({p.dw,
+                          M,
+                          s.left,
+                          kPanel,
+                          panel_bytes(DType::kBF16, M),
+                          kUnitBytes,
+                          kPanel * kUnitBytes,
+                          right,
+                          p.accumulate,
+                          DType::kBF16,
+                          {static_cast<float*>(s.left_scale.raw()), 1, 1, N}});
+  }
+  if (scratch.counting()) return;
+  chunks.run([&](size_t i, int64_t block) {
+    quantize_columns(sides[i], block, recipe.scales == ScaleFormat::kPowerOfTwo);
+  });
   run(operations);
 }
 

@@ -29,15 +29,15 @@ void add_layer(const std::string& name, const model::Block::Saved& block, Named&
   add("attention.log_sum_exp", mla.lse_HT);
   add("middle", block.x_mid);
   add("ffn.input", block.ffn_in);
-  add("ffn.gate_up", block.ffn.gate_up);
+  add("ffn.gate_up", block.ffn.gate_up.numbers);
   add("ffn.hidden", block.ffn.h_TF);
   add("router.scores", block.moe.route.scores_TE);
   add("router.experts", block.moe.route.experts_TK);
   add("router.weights", block.moe.route.weights_TK);
   add("experts.token", block.moe.token_R);
-  add("experts.gate_up", block.moe.gate_up);
+  add("experts.gate_up", block.moe.gate_up.numbers);
   add("experts.hidden", block.moe.h_RF);
-  add("shared.gate_up", block.moe.shared.gate_up);
+  add("shared.gate_up", block.moe.shared.gate_up.numbers);
   add("shared.hidden", block.moe.shared.h_TF);
 }
 

@@ -37,6 +37,7 @@ TrainBench bench_train(const model::ModelConfig& config, train::Options options,
   options.steps = 1'000'000;
   options.lr = 1e-4;
   model::Transformer model(config, precision);
+  model.set_fp8(fp8_recipe_of(options));
   model.initialize(options.seed);
   train::Trainer trainer(
       model, options, [&](int64_t row, std::span<int32_t> tokens, std::span<int32_t> documents) {

@@ -192,9 +192,14 @@ class Run {
     return tape_.add(x, moe(n, prefix + "mlp.", ffn_in, rows));
   }
 
-  // A product whose result is stored, and whose result's gradient is.
+  // A product of what FP8 takes.
+  Var product(Var x, const std::string& name, int64_t N, int64_t K) {
+    return tape_.rounding().fp8 ? tape_.fp8_linear(x, weight(name), N, K)
+                                : tape_.linear(x, weight(name), N, K);
+  }
+  // One whose result is stored, and whose result's gradient is.
   Var stored_linear(Var x, const std::string& name, int64_t N, int64_t K) {
-    return tape_.rounded(tape_.linear(x, weight(name), N, K), Store::kBoth);
+    return tape_.rounded(product(x, name, N, K), Store::kBoth);
   }
 
   Var attention(int64_t n, const std::string& prefix, Var x, const Rows& rows) {
@@ -218,9 +223,10 @@ class Run {
                                                 {1, rope, 0, rope, cos_, sin_, rows.position}),
                                      Store::kBoth);
     out_.numbers[fmt::format("latent.{}", n)] = tape_.beside(latent, R, k_rope, rope)->value;
-    const Var o = options_.absorbed ? attend_absorbed(prefix, q, latent, k_rope, rows)
-                                    : attend_expanded(prefix, q, latent, k_rope, rows);
-    return tape_.rounded(tape_.linear(o, weight(prefix + "o_proj.weight"), D, H * c_.v_head_dim),
+    Var o = options_.absorbed ? attend_absorbed(prefix, q, latent, k_rope, rows)
+                              : attend_expanded(prefix, q, latent, k_rope, rows);
+    if (tape_.rounding().fp8 && !options_.absorbed) o = tape_.fp8_rounded_e5m6(o);
+    return tape_.rounded(product(o, prefix + "o_proj.weight", D, H * c_.v_head_dim),
                          Store::kGradient);
   }
   Var latent_norm(Var x, const std::string& name, int64_t width) {
@@ -271,11 +277,12 @@ class Run {
   // down(silu(gate(x)) * up(x) * gate_weight)
   Var ffn(const std::string& prefix, Var x, Var gate_weight, int64_t width) {
     const int64_t D = c_.hidden_size;
-    const Var gate = tape_.linear(x, weight(prefix + "gate_proj.weight"), width, D);
-    const Var up = tape_.linear(x, weight(prefix + "up_proj.weight"), width, D);
+    const Var gate = product(x, prefix + "gate_proj.weight", width, D);
+    const Var up = product(x, prefix + "up_proj.weight", width, D);
     const Var gate_up = tape_.rounded(tape_.beside(gate, width, up, width), Store::kBoth);
-    const Var h = tape_.rounded(tape_.swiglu(gate_up, gate_weight, width), Store::kBoth);
-    return tape_.linear(h, weight(prefix + "down_proj.weight"), D, width);
+    const Var swiglu = tape_.rounding().fp8 ? tape_.fp8_swiglu(gate_up, gate_weight, width)
+                                            : tape_.swiglu(gate_up, gate_weight, width);
+    return product(tape_.rounded(swiglu, Store::kBoth), prefix + "down_proj.weight", D, width);
   }
 
   Var moe(int64_t n, const std::string& prefix, Var x, const Rows& rows) {

@@ -2,12 +2,15 @@
 
 #include <algorithm>
 #include <bit>
+#include <cmath>
 #include <numeric>
 
 #include "base/error.h"
+#include "ref/activation.h"
 #include "ref/matmul.h"
 #include "ref/norm.h"
 #include "ref/permute.h"
+#include "tensor/scales.h"
 
 namespace minke::study {
 namespace {
@@ -24,6 +27,40 @@ uint64_t mix(uint64_t z) {
 void add_to(Numbers& y, const Numbers& x) {
   for (size_t i = 0; i < y.size(); ++i) y[i] += x[i];
 }
+
+// A matrix [rows, cols] with the worst errors of E4M3 in tiles. salt: of the product that reads it.
+Numbers with_errors_of_e4m3(const Numbers& x, int64_t cols, TileShape tile,
+                            const Rounding& rounding, uint64_t salt) {
+  constexpr double kLeastNormal = 0x1p-6, kHalfStep = 0x1p-10;
+  const int64_t rows = std::ssize(x) / cols;
+  const Rounding normal{.size = kRoundoffE4M3, .seed = mix(rounding.seed + salt), .bits = 4};
+  Numbers out(x.size());
+  for (int64_t i = 0; i < rows; i += tile.rows) {
+    for (int64_t j = 0; j < cols; j += tile.cols) {
+      const auto each = [&](auto&& visit) {
+        for (int64_t r = i; r < std::min(rows, i + tile.rows); ++r) {
+          for (int64_t c = j; c < std::min(cols, j + tile.cols); ++c) visit(r * cols + c);
+        }
+      };
+      double amax = 0;
+      each([&](int64_t at) { amax = std::max(amax, std::abs(x[at])); });
+      const auto scale = double{e4m3_scale(static_cast<float>(amax), ScaleFormat::kF32)};
+      each([&](int64_t at) {
+        const double y = x[at] / scale;
+        if (std::abs(y) >= kLeastNormal || y == 0) {
+          out[at] = normal(y) * scale;
+        } else {
+          const auto step = static_cast<int64_t>(std::floor(y / kHalfStep));
+          const bool up = (mix(static_cast<uint64_t>(step) + normal.seed) & 1U) != 0;
+          out[at] = (up ? y + kHalfStep : y - kHalfStep) * scale;
+        }
+      });
+    }
+  }
+  return out;
+}
+
+enum Salt : uint64_t { kFprop = 1, kDgrad, kWgrad, kWeight, kSwiglu };
 
 }  // namespace
 
@@ -74,7 +111,11 @@ Tape::Var Tape::rounded(Var x, Store what, Part part) {
   };
   const Var y = make(x->value.size());
   y->value = x->value;
-  if (what != Store::kGradient) round_part(y->value);
+  y->again = x->again;
+  if (what != Store::kGradient) {
+    round_part(y->value);
+    round_part(y->again);
+  }
   remember([=] {
     if (what != Store::kValue) round_part(y->gradient);
     add_to(x->gradient, y->gradient);
@@ -90,6 +131,59 @@ Tape::Var Tape::linear(Var x, Var w, int64_t N, int64_t K) {
     ref::matmul_dgrad<double>(x->gradient, y->gradient, w->value, T, N, K);
     ref::matmul_wgrad<double>(w->gradient, y->gradient, x->value, T, N, K);
   });
+  return y;
+}
+
+Tape::Var Tape::fp8_linear(Var x, Var w, int64_t N, int64_t K) {
+  const int64_t T = std::ssize(x->value) / K;
+  const Var y = make(T * N);
+  if (T == 0) return y;
+  const Numbers x_codes = with_errors_of_e4m3(x->value, K, kTile1x128, rounding_, kFprop);
+  const Numbers w_codes = with_errors_of_e4m3(w->value, K, kBlock128x128, rounding_, kWeight);
+  ref::matmul<double>(y->value, x_codes, w_codes, T, N, K);
+  remember([=, rounding = rounding_] {
+    const Numbers dy_rows = with_errors_of_e4m3(y->gradient, N, kTile1x128, rounding, kDgrad);
+    ref::matmul_dgrad<double>(x->gradient, dy_rows, w_codes, T, N, K);
+    const Numbers& kept = x->again.empty() ? x->value : x->again;
+    ref::matmul_wgrad<double>(w->gradient,
+                              with_errors_of_e4m3(y->gradient, N, kTile128x1, rounding, kWgrad),
+                              with_errors_of_e4m3(kept, K, kTile128x1, rounding, kWgrad), T, N, K);
+  });
+  return y;
+}
+
+Tape::Var Tape::fp8_swiglu(Var gate_up, Var weight, int64_t F) {
+  const int64_t T = std::ssize(gate_up->value) / (2 * F);
+  const Var h = make(T * F);
+  if (T == 0) return h;
+  const Numbers none;
+  const Numbers& scale = weight ? weight->value : none;
+  ref::swiglu<double>(h->value, gate_up->value, scale, T, F);
+  // Gate and up have tiles of their own.
+  Numbers kept(gate_up->value.size());
+  for (int64_t half = 0; half < 2; ++half) {
+    Numbers part(T * F);
+    for (int64_t i = 0; i < T * F; ++i) {
+      part[i] = gate_up->value[i / F * 2 * F + half * F + i % F];
+    }
+    part = with_errors_of_e4m3(part, F, kTile1x128, rounding_, kSwiglu);
+    for (int64_t i = 0; i < T * F; ++i) kept[i / F * 2 * F + half * F + i % F] = rounding_(part[i]);
+  }
+  h->again.resize(T * F);
+  ref::swiglu<double>(h->again, kept, scale, T, F);
+  remember([=, kept = std::move(kept)] {
+    Numbers empty;
+    ref::swiglu_backward<double>(gate_up->gradient, weight ? weight->gradient : empty, h->gradient,
+                                 kept, weight ? weight->value : empty, T, F);
+  });
+  return h;
+}
+
+Tape::Var Tape::fp8_rounded_e5m6(Var x) {
+  const Rounding e5m6{.size = 0x1p-7, .seed = rounding_.seed, .bits = 7};
+  const Var y = make(x->value.size());
+  std::ranges::transform(x->value, y->value.begin(), e5m6);
+  remember([=] { add_to(x->gradient, y->gradient); });
   return y;
 }
 

@@ -24,6 +24,7 @@ struct Rounding {
   double size = 0;
   uint64_t seed = 0;
   int bits = 8;
+  bool fp8 = false;  // products of linear layers are in E4M3, see Tape::fp8_linear
 
   double operator()(double x) const;
 };
@@ -39,6 +40,7 @@ class Tape {
  public:
   struct Node {
     std::vector<double> value, gradient;
+    std::vector<double> again;  // what a backward computes again from less; empty: the value
   };
   using Var = Node*;  // lives as long as the tape
 
@@ -65,6 +67,14 @@ class Tape {
 
   // Shapes as in ref/. Rows come first; T is read off the sizes.
   Var linear(Var x, Var w, int64_t N, int64_t K);  // x [T, K], w [N, K]
+  // The same with all operands in E4M3 (docs/NUMERICS.md): each product reads its numbers with a
+  // worst-case error of that format, 2^-4 of the number or 2^-10 of the scale of its tile. The
+  // three products quantise anew, in tiles of their own.
+  Var fp8_linear(Var x, Var w, int64_t N, int64_t K);
+  // The backward of it reads gate_up in E4M3, and gives `again` the output that this makes.
+  Var fp8_swiglu(Var gate_up, Var weight, int64_t F);
+  // Rounded to E5M6: 7 significant bits.
+  Var fp8_rounded_e5m6(Var x);
   Var rms_norm(Var x, Var w, int64_t D, double eps);
   Var swiglu(Var gate_up, Var weight, int64_t F);  // weight may be null
   Var add(Var x, Var y);

@@ -197,12 +197,13 @@ Verification verify_f32(const GoldenFolder& folder, Engine& engine) {
   return table.finish();
 }
 
-// A verification in BF16.
+// A verification in BF16 or FP8.
 class RoundedVerification {
  public:
-  RoundedVerification(const GoldenFolder& folder, Engine& engine)
+  RoundedVerification(const GoldenFolder& folder, Engine& engine, const Rounding& rounding)
       : folder_(folder),
         engine_(engine),
+        rounding_(rounding),
         model_(folder.config.model, read_weights(*folder.files, folder.config.model)),
         how_(reference_routing(folder.config.model)) {}
 
@@ -233,7 +234,7 @@ class RoundedVerification {
       }
     }
     const Bounds bounds = derive_bounds(model_, folder_.batch, options,
-                                        other > 0 ? counted_alike : exact_, bf16_rounding());
+                                        other > 0 ? counted_alike : exact_, rounding_);
     compare_numbers(table_, got, want, folder_,
                     [&](const std::string& name) { return relative_bound(bounds, name); });
     if (other > 0) judge_reference(bounds);
@@ -317,8 +318,7 @@ class RoundedVerification {
     options.depths = 0;
     options.forced = exact_.experts;
     const ReferenceResult exact = model_.run(folder_.batch, options);
-    const Bounds bounds =
-        derive_bounds(model_, folder_.batch, options, exact, bf16_rounding(), only);
+    const Bounds bounds = derive_bounds(model_, folder_.batch, options, exact, rounding_, only);
     compare_decoded(
         table_, engine_.run_decoded(exact_.experts), folder_,
         [&](const std::string& name) { return relative_bound(bounds, name); }, lengths);
@@ -386,9 +386,9 @@ class RoundedVerification {
     options.forced = engine_.run({}).experts;
     const ReferenceResult exact = model_.run(folder_.batch, options);
     const OtherChoices other = count_other(exact);
-    const Bounds bounds =
-        other.count == 0 ? no_bounds(exact)
-                         : derive_bounds(model_, folder_.batch, options, exact, bf16_rounding());
+    const Bounds bounds = other.count == 0
+                              ? no_bounds(exact)
+                              : derive_bounds(model_, folder_.batch, options, exact, rounding_);
     judge_choices("experts, chosen freely", exact, bounds, other);
   }
   static Bounds no_bounds(const ReferenceResult& exact) {
@@ -416,7 +416,7 @@ class RoundedVerification {
     const double gap = *std::ranges::max_element(gaps);
     const bool equal = other.count == 0 && gap == 0;
     const Bounds bounds =
-        equal ? no_bounds(exact) : derive_bounds(model_, batch, options, exact, bf16_rounding());
+        equal ? no_bounds(exact) : derive_bounds(model_, batch, options, exact, rounding_);
     if (!exact.experts.empty()) judge_choices("experts, in the text", exact, bounds, other);
 
     Verdict verdict{"greedy text", 1, gap / 2, bounds.absolute.at("logits.0"), "", ""};
@@ -449,6 +449,7 @@ class RoundedVerification {
 
   const GoldenFolder& folder_;
   Engine& engine_;
+  Rounding rounding_;
   ReferenceModel model_;
   ref::Routing how_;
   ReferenceResult exact_;
@@ -465,7 +466,8 @@ Verification verify(const GoldenFolder& folder, const VerifyOptions& options) {
   Engine engine(folder, options.precision, options.change);
   if (options.precision == model::Precision::kF32) return verify_f32(folder, engine);
   check_runs_fit(folder.config.model);
-  return RoundedVerification(folder, engine).run();
+  const bool fp8 = options.precision == model::Precision::kFp8;
+  return RoundedVerification(folder, engine, fp8 ? fp8_rounding() : bf16_rounding()).run();
 }
 
 }  // namespace minke::study

@@ -17,6 +17,10 @@
 // bound, and one with a wrong term does not. FP32 sums add 2^-24 a step, which is nothing beside
 // 2^-8.
 //
+// FP8: the same, with the operands of linear layers given the worst errors of E4M3 besides, in
+// tiles and blocks as they are quantised: 2^-4 of a number, or 2^-10 of its scale where that is
+// more.
+//
 // A near tie may route a token elsewhere, and no bound holds across that. So numbers are compared
 // with the experts forced to the oracle's. Then the engine chooses for itself: wherever it chooses
 // other than the reference would from its own scores (with the engine's choices in every layer

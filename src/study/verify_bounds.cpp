@@ -72,6 +72,8 @@ Bounds derive_bounds(const ReferenceModel& model, const ReferenceBatch& batch,
 
 Rounding bf16_rounding() { return {.size = kRoundoffBF16, .bits = 8}; }
 
+Rounding fp8_rounding() { return {.size = kRoundoffBF16, .bits = 8, .fp8 = true}; }
+
 Rounding f32_rounding(int64_t terms) {
   return {.size = kRoundoffF32 * std::sqrt(static_cast<double>(terms)), .bits = 24};
 }

@@ -33,6 +33,7 @@ inline constexpr double kSingle = 3;
 // Rounding to BF16, and what FP32 does at worst: sums of up to `terms` numbers, whose error grows
 // as the square root of that.
 Rounding bf16_rounding();
+Rounding fp8_rounding();  // and to FP8, where --precision fp8 does
 Rounding f32_rounding(int64_t terms);
 
 }  // namespace minke::study

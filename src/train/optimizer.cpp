@@ -50,6 +50,7 @@ bool Optimizer::decays(const model::Weight& weight) const {
       return !excepted("embedding");
     case model::Weight::Kind::kGate:
       return !excepted("router");
+    case model::Weight::Kind::kHead:
     case model::Weight::Kind::kLinear:
       break;
   }

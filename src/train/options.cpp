@@ -18,6 +18,7 @@ void check(const Options& o) {
   if (o.steps <= 0 && o.minutes <= 0) fail("give --steps N or --minutes M: how long to train");
   if (o.steps > 0 && o.minutes > 0) fail("--steps and --minutes exclude each other; give one");
   precision_of(o);
+  fp8_recipe_of(o);
   recompute_of(o);
   moments_of(o);
   check_range("valid-fraction", o.valid_fraction, 0, 0.5);
@@ -74,9 +75,21 @@ void check(const Options& o) {
 }
 
 model::Precision precision_of(const Options& o) {
-  if (o.precision == "fp32") return model::Precision::kF32;
-  if (o.precision == "bf16") return model::Precision::kBF16;
-  fail("--precision {}: expected bf16 or fp32", o.precision);
+  if (o.precision != "bf16" && o.precision != "fp32" && o.precision != "fp8") {
+    fail("--precision {}: expected bf16, fp8 or fp32", o.precision);
+  }
+  return model::precision_named(o.precision);
+}
+
+ops::Fp8Recipe fp8_recipe_of(const Options& o) {
+  if (o.fp8_scales != "fp32" && o.fp8_scales != "ue8m0") {
+    fail("--fp8-scales {}: expected fp32 or ue8m0", o.fp8_scales);
+  }
+  if (o.fp8_wgrad != "both" && o.fp8_wgrad != "requantised") {
+    fail("--fp8-wgrad {}: expected both or requantised", o.fp8_wgrad);
+  }
+  return {o.fp8_scales == "fp32" ? ScaleFormat::kF32 : ScaleFormat::kPowerOfTwo,
+          o.fp8_wgrad == "requantised"};
 }
 
 DType moments_of(const Options& o) {

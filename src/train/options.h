@@ -22,6 +22,8 @@ struct Options {
   std::string tokenizer;
   int64_t vocab = 4096;
   std::string precision = "bf16";
+  std::string fp8_scales = "fp32";
+  std::string fp8_wgrad = "both";
   // How long, and in what portions.
   int64_t steps = 0;
   double minutes = 0;
@@ -33,6 +35,7 @@ struct Options {
   bool mask_documents = false;
   // The recipe.
   uint64_t seed = 1;
+  uint64_t data_seed = 0;
   double lr = 3e-3;
   double min_lr = 0;
   int64_t warmup = 50;
@@ -94,7 +97,14 @@ void visit_fields(Opt& o, Visit&& visit) {
   visit("tokenizer", o.tokenizer, kRun,
         "A folder with tokenizer.json or tiktoken.model; without it, one is trained on --data");
   visit("vocab", o.vocab, kRun, "Vocabulary of a tokenizer trained here, which --size then takes");
-  visit("precision", o.precision, kRun, "bf16 (FP32 master weights) or fp32");
+  visit("precision", o.precision, kRun,
+        "bf16, fp8 (as bf16, with the products of linear layers in E4M3: less memory and the "
+        "numbers of "
+        "DeepSeek-V3, not more speed) or fp32; master weights are FP32");
+  visit("fp8-scales", o.fp8_scales, kRun, "--precision fp8: fp32 scales, or ue8m0 (powers of two)");
+  visit("fp8-wgrad", o.fp8_wgrad, kRun,
+        "--precision fp8: activations that a weight's gradient reads are quantised from what "
+        "fprop's were made of (both), or from fprop's codes (requantised)");
   visit("steps", o.steps, kRun, "Optimizer steps in all");
   visit("minutes", o.minutes, kRun,
         "Instead of --steps: as many as a short timing says fit; then fixed and printed");
@@ -107,6 +117,7 @@ void visit_fields(Opt& o, Visit&& visit) {
   visit("seq", o.seq, kRun, "Tokens a sequence");
   visit("mask-documents", o.mask_documents, kRun, "Attention stays within a document");
   visit("seed", o.seed, kRun, "Seed of weights and of the order of data");
+  visit("data-seed", o.data_seed, kRun, "Another seed for the order of data (0: --seed)");
   visit("lr", o.lr, kRun, "Peak learning rate");
   visit("min-lr", o.min_lr, kRun, "Learning rate at the end of the cosine");
   visit("warmup", o.warmup, kRun, "Steps of linear warm-up");
@@ -164,8 +175,9 @@ void visit_fields(Opt& o, Visit&& visit) {
 // Error naming the flag, for values that make no sense.
 void check(const Options& options);
 
-// What options.precision, recompute and moments name.
+// What options.precision, options.fp8_scales with options.fp8_wgrad, recompute and moments name.
 model::Precision precision_of(const Options& options);
+ops::Fp8Recipe fp8_recipe_of(const Options& options);
 model::Recompute recompute_of(const Options& options);
 DType moments_of(const Options& options);
 

@@ -54,8 +54,8 @@ double measured_peak(model::Precision precision) {
   double best = 0;
   for (int i = 0; i < 5; ++i) {
     const auto start = Clock::now();
-    const double flops = precision == model::Precision::kBF16 ? ops::multiply_bf16(kRounds)
-                                                              : ops::multiply_f32(kRounds);
+    const double flops = precision == model::Precision::kF32 ? ops::multiply_f32(kRounds)
+                                                             : ops::multiply_bf16(kRounds);
     best = std::max(best, flops / seconds_since(start));
   }
   return best;
@@ -70,7 +70,9 @@ class Run {
         out_(std::move(out)),
         model_(config_.model, precision_of(options_)),
         stream_(text_.store(), text_.train_documents(), options_.seq,
-                options_.seq + 1 + config_.model.num_nextn_predict_layers, options_.seed) {
+                options_.seq + 1 + config_.model.num_nextn_predict_layers,
+                options_.data_seed > 0 ? options_.data_seed : options_.seed) {
+    model_.set_fp8(fp8_recipe_of(options_));
     identity_ = {text_.hash(), text_.tokenizer_hash(), std::string(ops::isa_name())};
   }
 

@@ -16,7 +16,7 @@ constexpr size_t kSlack = size_t{1} << 30;
 model::StepMemory memory_of(const model::Transformer& model, const Options& options) {
   return model::step_memory(model.config(), model.precision(),
                             std::max<int64_t>(micro_batch(options), 8), options.seq,
-                            recompute_of(options));
+                            recompute_of(options), fp8_recipe_of(options));
 }
 
 }  // namespace
@@ -27,7 +27,7 @@ int64_t micro_batch(const Options& options) {
 
 model::StepMemory step_memory(const model::ModelConfig& config, const Options& options) {
   auto out = model::step_memory(config, precision_of(options), micro_batch(options), options.seq,
-                                recompute_of(options));
+                                recompute_of(options), fp8_recipe_of(options));
   if (options.ema > 0) out.averages = out.weights;
   out.moments = 2 * out.weights / sizeof(float) * size_of(moments_of(options));
   return out;

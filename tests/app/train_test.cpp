@@ -49,7 +49,7 @@ class TrainOnEveryIsa : public testing::TestWithParam<ops::Isa> {
 // within an epoch (the text has less than a thousand tokens, a run reads 12 * 4 * 16), at its end;
 // and for any number of threads.
 TEST_P(TrainOnEveryIsa, Trap12AResumedRunIsTheSameBytesAsOneThatNeverStopped) {
-  for (const char* precision : {"fp32", "bf16"}) {
+  for (const char* precision : {"fp32", "bf16", "fp8"}) {
     const SmallRuns runs;
     const bool fp32 = std::string_view(precision) == "fp32";
     std::vector<std::string> common = {"--steps", "12", "--precision", precision};

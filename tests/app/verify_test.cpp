@@ -47,6 +47,19 @@ TEST_F(Verify, SoundFoldersAreVerified) {
   }
 }
 
+TEST_F(Verify, CodesScalesAndProductsOfFp8) {
+  fs::copy(kGolden / "fp8", path("fp8"));
+  const Said sound = run_program({"verify", path("fp8")});
+  EXPECT_EQ(sound.exit_code, 0) << sound.err << sound.out;
+  EXPECT_THAT(sound.out, HasSubstr("dy_128x1_pow2 codes"));
+  EXPECT_THAT(sound.out, HasSubstr("wgrad"));
+  change_number(path("fp8") + "/fp8.safetensors", "w_128x128.scale_inv", 1);
+  change_number(path("fp8") + "/fp8.safetensors", "dgrad", 3);
+  const Said broken = run_program({"verify", path("fp8")});
+  EXPECT_EQ(broken.exit_code, 1) << broken.out;
+  EXPECT_THAT(broken.out, HasSubstr("FAILED: 2 of"));
+}
+
 // One number of 97 x 2 x 26 logits is off by 3, and one of a gradient by its whole size: each is
 // far more than any rounding.
 TEST_F(Verify, ANumberBeyondTheBoundIsNamedAndExitCodeOne) {

@@ -65,6 +65,12 @@ TEST_P(EveryGolden, IsVerifiedInBF16) {
   }
 }
 
+TEST_P(EveryGolden, IsVerifiedInFp8) {
+  const Verification result = verify(folder_, {Precision::kFp8, {}});
+  expect_verified(result);
+  EXPECT_NE(find(result, "gradients"), nullptr);
+}
+
 INSTANTIATE_TEST_SUITE_P(Goldens, EveryGolden,
                          testing::Combine(testing::ValuesIn(kGoldens),
                                           testing::ValuesIn(ops::available_isas())),

@@ -1,0 +1,65 @@
+// Quantisation to E4M3 as training does it (V3 report, section 3.3): what the products of a linear
+// layer read. tensor/scales.h defines the codes and scales; these are the same bit for bit.
+//
+// Every function: Error where a number is not finite.
+#pragma once
+
+#include <span>
+
+#include "ops/matmul.h"
+#include "tensor/scales.h"
+
+namespace minke::ops {
+
+// What an operand is in E4M3.
+struct Fp8Recipe {
+  ScaleFormat scales = ScaleFormat::kF32;
+  // Whether the activations that a weight's gradient reads are those that fprop read (codes in
+  // 1x128), dequantised and quantised again along the tokens, or are quantised from what those were
+  // made of.
+  bool requantized = false;
+};
+
+// x (FP32, BF16) in tiles of 1x128, which begin anew at multiples of `segment` (0: there is one).
+// codes: E4M3 [T, C]. scale: FP32 [T, quantized_blocks(C, segment)].
+int64_t quantized_blocks(int64_t columns, int64_t segment);
+void quantize_rows(const Matrix& codes, const Matrix& scale, const Matrix& x, int64_t segment,
+                   ScaleFormat format);
+// x (FP32, BF16) = code * scale.
+void dequantize_rows(const Matrix& x, const Matrix& codes, const Matrix& scale, int64_t segment);
+
+// x as the left operand of products with E4M3: the numbers of its codes in BF16, and their scales.
+// Segments of an odd length are one longer in it; what is added is zero.
+struct QuantizedLeft {
+  Matrix numbers;
+  Scales scales;
+};
+QuantizedLeft quantize_left(Arena& scratch, const Matrix& x, int64_t segment, ScaleFormat format);
+
+// Rounds to E5M6 times a power of two for each tile of 1x128, in place. x: BF16, which holds every
+// such number (above 2^-113: those below are rounded twice).
+void round_e5m6(const Matrix& x);
+
+// A weight [N, K] in blocks of 128x128, packed for fprop and, where by_columns has memory, for
+// dgrad: there it is the sum's part from `first` on. from: FP32 or BF16, quantised to `scale`, or
+// E4M3, which has its scales already. The packed operands' views say where scales lie.
+struct WeightCodes {
+  Packed by_rows, by_columns;
+  int64_t first = 0;
+  float* scale = nullptr;  // [ceil(N / 128), ceil(K / 128)]
+  ScaleFormat format = ScaleFormat::kF32;
+};
+struct QuantizeJob {
+  WeightCodes to;
+  Matrix from;
+};
+void quantize_weights(std::span<const QuantizeJob> jobs);
+// What rows [row, row + kPackRows) of `from` give of one job, in the calling thread.
+void check(const QuantizeJob& job);
+void quantize_weight_part(const QuantizeJob& job, int64_t row);
+
+// As matmul_wgrad, with dy and x quantised along the tokens (128x1).
+void matmul_wgrad_fp8(std::span<const WeightGradient> products, const Fp8Recipe& recipe,
+                      Arena& scratch);
+
+}  // namespace minke::ops
