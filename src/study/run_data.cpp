@@ -24,7 +24,8 @@ struct Kind {
 constexpr std::array kKinds = {
     Kind{"step", "steps", kCurve},        Kind{"eval", "evals", kCurve},
     Kind{"routers", "routers", kColumns}, Kind{"modules", "modules", kColumns},
-    Kind{"memory", "memory", kColumns},   Kind{"sample", "samples", kColumns}};
+    Kind{"memory", "memory", kColumns},   Kind{"sample", "samples", kColumns},
+    Kind{"spike", "spikes", kColumns}};
 
 // What counts up is the later event's.
 bool is_latest(const std::string& key) {

@@ -34,8 +34,8 @@ class RunData {
   void refresh();
   // Changes whenever the content does.
   std::string version() const;
-  // {start (the last, or null), steps, evals, routers, modules, memory, samples, written (when, in
-  // seconds since 1970)}.
+  // {start (the last, or null), steps, evals, routers, modules, memory, samples, spikes, written
+  // (when, in seconds since 1970)}.
   nlohmann::json json() const;
   const std::vector<nlohmann::json>& steps() const { return kinds_.at("step").events(); }
   // The evaluation of the whole held-out text, or null.

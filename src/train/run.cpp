@@ -93,6 +93,7 @@ class Run {
   void keep_earlier() const;
   bool meet_spike(const StepReport& report, LiveLine& line);
   void roll_back(const StepReport& report);
+  void open_log();
   void continue_log();
   bool due(int64_t every, int64_t parts, int64_t step) const;
   double flops_per_token() const;
@@ -198,7 +199,13 @@ void Run::begin() {
   options_.warmup = std::min(options_.warmup, options_.steps / 5);
   make_trainer(options_);
   write_manifest(out_, options_, config_.model, text_, identity_);
-  metrics_ = std::make_unique<MetricsLog>(out_ / "metrics.jsonl", 0);
+  open_log();
+}
+
+// What it holds of later steps than the trainer's is dropped.
+void Run::open_log() {
+  metrics_ = std::make_unique<MetricsLog>(out_ / "metrics.jsonl", trainer_->done());
+  if (options_.tensorboard) metrics_->write_tensorboard(out_ / "tensorboard");
 }
 
 void Run::resume() {
@@ -212,7 +219,7 @@ void Run::resume() {
 
 // After the step that the trainer stands at.
 void Run::continue_log() {
-  metrics_ = std::make_unique<MetricsLog>(out_ / "metrics.jsonl", trainer_->done());
+  open_log();
   clipped_ = 0;
   best_ = kInfinity;
   for (const auto& event : read_metrics(out_ / "metrics.jsonl")) {
@@ -418,7 +425,10 @@ void Run::roll_back(const StepReport& r) {
   const Schedule& schedule = trainer_->schedule();
   position.rows_passed_over = passed + schedule.rows(r.step) - schedule.rows(position.done);
   trainer_->resume_at(std::move(position));
+  const double spent = seconds();
   continue_log();
+  seconds_before_ = spent;
+  started_ = Clock::now();
   loads_.clear();
 }
 
@@ -426,7 +436,6 @@ RunResult Run::train() {
   peak_ = measured_peak(precision_of(options_));
   started_ = Clock::now();
   LiveLine line;
-  if (options_.tensorboard) metrics_->write_tensorboard(out_ / "tensorboard");
   if (fs::exists(out_ / "checkpoint")) saved_at_ = trainer_->done();
   if (options_.on_spike == "rollback") save(line);
   double rate = 0;

@@ -111,17 +111,10 @@ Told told(std::string_view record) {
   return out;
 }
 
-TEST(TensorBoard, TellsWhatMetricsTell) {
-  const SmallRuns runs;
-  auto flags = runs.flags(
-      "run", {"--steps", "8", "--eval-every", "2", "--stop-at", "5", "--sample-prompt", "Anne"});
-  flags.emplace_back("--tensorboard");
-  expect_success(run_program(flags));
-  expect_success(
-      run_program({"train", "--resume", runs.path("run"), "--no-report", "--tensorboard"}));
-
+// One file, and in it what each line of the log says.
+void expect_the_log(const SmallRuns& runs, const std::string& out) {
   std::vector<std::string> files;
-  for (const auto& entry : fs::directory_iterator(runs.path("run/tensorboard"))) {
+  for (const auto& entry : fs::directory_iterator(runs.path(out + "/tensorboard"))) {
     files.push_back(entry.path());
   }
   ASSERT_EQ(files.size(), 1U);
@@ -130,7 +123,7 @@ TEST(TensorBoard, TellsWhatMetricsTell) {
   const auto all = records(bytes);
   EXPECT_EQ(told(all[0]).version, "brain.Event:2");
 
-  std::istringstream lines(read_file(runs.path("run/metrics.jsonl")));
+  std::istringstream lines(read_file(runs.path(out + "/metrics.jsonl")));
   size_t at = 1;
   double before = 0;
   for (std::string line; std::getline(lines, line); ++at) {
@@ -170,6 +163,28 @@ TEST(TensorBoard, TellsWhatMetricsTell) {
     }
   }
   EXPECT_EQ(at, all.size());
+}
+
+TEST(TensorBoard, TellsWhatMetricsTell) {
+  const SmallRuns runs;
+  auto flags = runs.flags(
+      "run", {"--steps", "8", "--eval-every", "2", "--stop-at", "5", "--sample-prompt", "Anne"});
+  flags.emplace_back("--tensorboard");
+  expect_success(run_program(flags));
+  expect_success(
+      run_program({"train", "--resume", runs.path("run"), "--no-report", "--tensorboard"}));
+  expect_the_log(runs, "run");
+}
+
+// A spike sends a run back to its checkpoint, and the log with it.
+TEST(TensorBoard, FollowsARunThatGoesBack) {
+  const SmallRuns runs;
+  auto flags = runs.flags("run", {"--steps", "30", "--on-spike", "rollback", "--spike-z", "0.5",
+                                  "--lr", "1e-4", "--save-every", "5"});
+  flags.emplace_back("--tensorboard");
+  run_program(flags);  // in the end it may give up
+  EXPECT_THAT(read_file(runs.path("run/metrics.jsonl")), testing::HasSubstr("\"rollback\""));
+  expect_the_log(runs, "run");
 }
 
 }  // namespace

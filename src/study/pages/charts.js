@@ -1,9 +1,9 @@
 "use strict";
-// What report.html and `minke watch` draw with. A run is {name, color, start, steps, evals, routers, modules, memory, samples}:
+// What report.html and `minke watch` draw with. A run is {name, color, start, steps, evals, routers, modules, memory, samples, spikes}:
 // events of metrics.jsonl, see docs/METRICS.md. Figures have keys: what is drawn again under its key is redrawn in place.
 
 function make(tag, attributes = {}, ...children) {
-  const svg = ["svg", "path", "line", "text", "rect", "circle", "image"].includes(tag);
+  const svg = ["svg", "path", "line", "text", "rect", "circle", "image", "title"].includes(tag);
   const node = svg ? document.createElementNS("http://www.w3.org/2000/svg", tag) : document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
   node.append(...children);
@@ -79,11 +79,11 @@ function smoothed(points, by) {
 
 // Curves [{name, color, points: [[x, y], ...], dots, thin, dash, band: [[x, low, high], ...]}] with axes, legend (a click hides a
 // curve) and values under the pointer. log: the y axis; low, high: its ends; stacked: areas, one on the other; lines: [{name, y}];
-// each: the pointer tells one curve, the nearest; ghost: {name: points} drawn faint behind.
-function chart(key, title, unit, xName, curves, {low, high, log = false, stacked = false, lines = [], each = false, ghosts = []} = {}) {
+// marks: [{x, name, color}], lines across; each: the pointer tells one curve, the nearest; ghosts: curves drawn faint behind.
+function chart(key, title, unit, xName, curves, {low, high, log = false, stacked = false, lines = [], marks: events = [], each = false, ghosts = []} = {}) {
   const f = figure(key), svg = f.svg;
   caption(f, title, unit);
-  f.redraw = () => chart(key, title, unit, xName, curves, {low, high, log, stacked, lines, each, ghosts});
+  f.redraw = () => chart(key, title, unit, xName, curves, {low, high, log, stacked, lines, marks: events, each, ghosts});
   svg.setAttribute("viewBox", `0 0 ${W} ${H}`);
   svg.replaceChildren();
   const good = p => Number.isFinite(p[0]) && Number.isFinite(p[1]) && (!log || p[1] > 0);
@@ -118,6 +118,7 @@ function chart(key, title, unit, xName, curves, {low, high, log = false, stacked
   for (const t of log ? logTicks(y0, y1) : ticks(y0, y1, 5)) svg.append(make("line", {class: "axis", x1: LEFT, x2: W - RIGHT, y1: Y(t), y2: Y(t)}), make("text", {x: LEFT - 6, y: Y(t) + 4, "text-anchor": "end"}, short(t)));
   xAxis(svg, x0, x1, xName, X);
   for (const l of lines) svg.append(make("line", {x1: LEFT, x2: W - RIGHT, y1: Y(l.y), y2: Y(l.y), stroke: "var(--soft)", "stroke-dasharray": "4 4"}), make("text", {x: W - RIGHT, y: Y(l.y) - 4, "text-anchor": "end"}, l.name));
+  for (const m of events.filter(m => m.x >= x0 && m.x <= x1)) svg.append(make("line", {x1: X(m.x), x2: X(m.x), y1: TOP, y2: H - BOTTOM, stroke: m.color, "stroke-dasharray": "2 3"}, make("title", {}, m.name)));
   const path = list => "M" + list.map(p => `${X(p[0]).toFixed(1)},${Y(p[1]).toFixed(1)}`).join("L");
   const pen = (c, more) => make("path", {d: path(c.points), fill: "none", stroke: c.color, "stroke-linejoin": "round", "stroke-width": c.thin ? 0.8 : 1.7, opacity: c.thin ? 0.65 : 1, ...(c.dash ? {"stroke-dasharray": "5 4"} : {}), ...more});
   for (const c of behind) svg.append(pen(c, {"stroke-width": 0.8, opacity: 0.35}));
@@ -245,7 +246,8 @@ function drawLearning(root, view, compressors = []) {
   const curve = (r, name, of, more) => ({name, color: r.color, points: r.steps.map(s => [axis.of(r, s), of(s)]), ...more});
   const mtp = (r, k) => curve(r, alone ? `MTP depth ${k + 1}` : r.name, s => s.mtp_loss[k], alone ? {color: color(k + 1)} : {});
   const loss = runs.map(r => ({...curve(r, alone ? "next token" : r.name, s => s.loss), band: r.steps.filter(s => s.loss_range).map(s => [axis.of(r, s), ...s.loss_range])}));
-  const charts = [], add = (key, title, curves) => charts.push(chart(key, title, "nats a token", axis.name, curves.map(c => ({...c, points: smoothed(c.points, smooth)})), {ghosts: smooth > 0 ? curves : []}));
+  const spikes = runs.flatMap(r => r.spikes.map(e => ({x: axis.of(r, {...e, step: e.at}), color: "var(--c4)", name: `${r.name}, step ${e.at}: a spike, ${e.action}`})));
+  const charts = [], add = (key, title, curves) => charts.push(chart(key, title, "nats a token", axis.name, curves.map(c => ({...c, points: smoothed(c.points, smooth)})), {marks: spikes, ghosts: smooth > 0 ? curves : []}));
   add("loss", "Training loss", alone ? loss.concat(Array.from({length: depths}, (_, k) => mtp(runs[0], k))) : loss);
   charts.push(chart("held-out", "Held-out text", "bits a byte", axis.name, runs.flatMap(r => {
     const curve = (name, events, of, more) => ({name, color: r.color, dots: true, points: events.map(e => [axis.of(r, e), of(e)]), ...more});
