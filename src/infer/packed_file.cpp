@@ -41,8 +41,9 @@ std::string key_of(const checkpoint::CheckpointFolder& files, const model::Trans
     if (::stat(file->path().c_str(), &of) != 0) {
       fail("{}: {}", file->path().string(), std::strerror(errno));
     }
-    std::string entry = fmt::format("{} {} {} {}.{}", name, tensor.dtype, of.st_size,
-                                    of.st_mtim.tv_sec, of.st_mtim.tv_nsec);
+    std::string entry =
+        fmt::format("{} {} {} {} {}.{}", name, tensor.dtype, file->path().filename().string(),
+                    of.st_size, of.st_mtim.tv_sec, of.st_mtim.tv_nsec);
     for (const int64_t size : tensor.shape) entry += fmt::format(" {}", size);
     hasher.add(entry);
   }
