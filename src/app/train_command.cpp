@@ -17,6 +17,7 @@ constexpr const char* kFooter = R"(Examples:
   minke train --data books/ --out runs/first --minutes 10
   minke train --data train.jsonl.zst --valid valid.jsonl.zst --size small --steps 5000 --out runs/second
   minke train --data books/ --out runs/third --config run.toml      flags from a file; those given here win
+  minke train --init runs/first --data letters/ --lr 3e-4 --steps 500 --out runs/letters
   minke train --resume runs/first
 
 Ctrl-C saves and leaves; twice leaves at once. What a run wrote is in --out: metrics.jsonl, report.html and checkpoint/, a

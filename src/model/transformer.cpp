@@ -46,8 +46,9 @@ std::vector<int32_t> Batch::targets(int64_t depth) const {
       const int64_t target = i + depth + 1;
       const auto at = static_cast<size_t>(b * row_tokens + i);
       const auto ahead = static_cast<size_t>(b * row_tokens + target);
-      const bool counts =
-          target < row_tokens && (documents.empty() || documents[at] == documents[ahead]);
+      const bool counts = target < row_tokens &&
+                          (documents.empty() || documents[at] == documents[ahead]) &&
+                          (learned.empty() || learned[ahead] != 0);
       out.push_back(counts ? tokens[ahead] : ops::kIgnore);
     }
   }

@@ -10,13 +10,15 @@
 namespace minke::model {
 
 // `sequences` rows of `row_tokens` tokens; the trunk reads the first `positions` of each, depth k
-// of MTP as many (fewer where the row ends). A position's target counts only if it exists and lies
-// in the same document.
+// of MTP as many (fewer where the row ends). A position's target counts only if it exists, lies
+// in the same document and is to be predicted.
 struct Batch {
   int64_t sequences = 0, positions = 0, row_tokens = 0;
   std::span<const int32_t> tokens;     // [sequences * row_tokens]
   std::span<const int32_t> documents;  // the same shape; empty: one document a row
   bool mask_documents = false;         // whether attention, too, stays within a document
+  // As tokens: which of them are to be predicted; empty: all.
+  std::span<const uint8_t> learned = {};
 
   int64_t positions_at(int64_t depth) const {
     return std::max<int64_t>(0, std::min(positions, row_tokens - depth));

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <numeric>
 #include <optional>
@@ -66,24 +67,27 @@ class StoreWriter {
       : folder_(std::move(folder)), encoder_(encoder) {}
 
   // Documents are tokenised in parallel, and kept in the order given.
-  void add(std::span<const std::string> texts) {
-    std::vector<std::vector<int32_t>> encoded(texts.size());
-    parallel_for(std::ssize(texts), 1, [&](int64_t begin, int64_t end) {
+  void add(std::span<const Document> documents) {
+    std::vector<TokenizedDocument> encoded(documents.size());
+    parallel_for(std::ssize(documents), 1, [&](int64_t begin, int64_t end) {
       for (auto i = static_cast<size_t>(begin); i < static_cast<size_t>(end); ++i) {
-        encoded[i] = encoder_.encode(texts[i]);
+        encoded[i] = encode(documents[i]);
       }
     });
-    for (size_t i = 0; i < texts.size(); ++i) {
-      for (const int32_t token : encoded[i]) {
+    for (size_t i = 0; i < documents.size(); ++i) {
+      const TokenizedDocument& document = encoded[i];
+      for (const int32_t token : document.tokens) {
         MINKE_CHECK(token >= 0);
         totals_.largest_token = std::max<int64_t>(totals_.largest_token, token);
       }
-      tokens_.push_back(encoder_.bos);
-      tokens_.insert(tokens_.end(), encoded[i].begin(), encoded[i].end());
-      tokens_.push_back(encoder_.eos);
-      documents_.push_back(std::ssize(encoded[i]) + 2);
-      documents_.push_back(std::ssize(texts[i]));
-      totals_.bytes += std::ssize(texts[i]);
+      tokens_.insert(tokens_.end(), document.tokens.begin(), document.tokens.end());
+      if (!document.learned.empty()) {
+        learned_.resize(tokens_.size() - document.tokens.size(), 1);
+        learned_.insert(learned_.end(), document.learned.begin(), document.learned.end());
+      }
+      documents_.push_back(std::ssize(document.tokens));
+      documents_.push_back(std::ssize(documents[i].text));
+      totals_.bytes += std::ssize(documents[i].text);
       if (tokens_.size() >= kShardTokens) write_shard();
     }
   }
@@ -104,25 +108,46 @@ class StoreWriter {
   const Totals& totals() const { return totals_; }
 
  private:
+  TokenizedDocument encode(const Document& document) const {
+    if (!document.messages.empty()) {
+      if (!encoder_.encode_conversation) fail("conversations cannot be read here");
+      return encoder_.encode_conversation(document.messages);
+    }
+    TokenizedDocument out;
+    out.tokens.push_back(encoder_.bos);
+    const std::vector<int32_t> text = encoder_.encode(document.text);
+    out.tokens.insert(out.tokens.end(), text.begin(), text.end());
+    out.tokens.push_back(encoder_.eos);
+    return out;
+  }
+
   void write_shard() {
     if (tokens_.empty()) return;
     const Tensor tokens(tokens_.data(), {std::ssize(tokens_)});
     const Tensor documents(documents_.data(), {std::ssize(documents_) / 2, 2});
-    SafetensorsWriter file(shard_path(folder_, shards_++),
-                           {{"tokens", tokens.dtype(), tokens.shape()},
-                            {"documents", documents.dtype(), documents.shape()}},
-                           {});
-    for (const auto& spec : file.order()) file.write(spec.name == "tokens" ? tokens : documents);
+    std::map<std::string, Tensor> tensors = {{"tokens", tokens}, {"documents", documents}};
+    if (!learned_.empty()) {
+      learned_.resize(tokens_.size(), 1);
+      tensors["learned"] = Tensor(learned_.data(), {std::ssize(learned_)});
+    }
+    std::vector<checkpoint::TensorSpec> specs;
+    for (const auto& [name, tensor] : tensors) {
+      specs.emplace_back(name, tensor.dtype(), tensor.shape());
+    }
+    SafetensorsWriter file(shard_path(folder_, shards_++), specs, {});
+    for (const auto& spec : file.order()) file.write(tensors.at(spec.name));
     file.finish();
     totals_.documents += documents.dim(0);
     totals_.tokens += std::ssize(tokens_);
     tokens_.clear();
+    learned_.clear();
     documents_.clear();
   }
 
   fs::path folder_;
   const Encoder& encoder_;
   std::vector<int32_t> tokens_;
+  std::vector<uint8_t> learned_;  // of the first tokens; all of those behind it are
   std::vector<int64_t> documents_;
   int64_t shards_ = 0;
   Totals totals_;
@@ -146,7 +171,7 @@ void fill(const fs::path& folder, const std::vector<SourceFile>& files,
   for (const SourceFile& file : files) total += fs::file_size(file.path);
   Progress progress("tokenising", total, Progress::Unit::kBytes);
   StoreWriter writer(folder, encoder);
-  std::vector<std::string> batch;
+  std::vector<Document> batch;
   size_t batch_bytes = 0;
   uint64_t file_bytes = 0;
   int64_t documents = 0;
@@ -164,13 +189,13 @@ void fill(const fs::path& folder, const std::vector<SourceFile>& files,
       file_bytes += document.file_bytes;
       // The first document stays until it is known whether it is the only one.
       const bool full = batch_bytes >= kBatchBytes && documents > 1;
-      batch.push_back(std::move(document.text));
+      batch.push_back(std::move(document));
       if (full) flush();
     });
   }
   bool cut = false;
-  if (documents == 1 && tail_fraction > 0) {
-    const std::string text = std::move(batch.front());
+  if (documents == 1 && tail_fraction > 0 && batch.front().messages.empty()) {
+    const std::string text = std::move(batch.front().text);
     const std::optional<size_t> at = tail_begin(text, tail_fraction);
     if (!at) {
       fail(
@@ -178,7 +203,7 @@ void fill(const fs::path& folder, const std::vector<SourceFile>& files,
           "held-out text, or give more",
           files.front().path.string(), tail_fraction);
     }
-    batch = {text.substr(0, *at), text.substr(*at)};
+    batch = {{.text = text.substr(0, *at)}, {.text = text.substr(*at)}};
     cut = true;
   }
   flush();
@@ -243,6 +268,10 @@ void TokenStore::read_shard(const fs::path& path, int64_t largest_token) {
     fail("{}: not a shard of tokens", path.string());
   }
   std::span<const int32_t> left = tokens.span<int32_t>();
+  std::span<const uint8_t> learned;
+  if (shards_.back()->contains("learned")) {
+    learned = shards_.back()->tensor("learned", DType::kU8, tokens.shape()).span<uint8_t>();
+  }
   // A token that no vocabulary has would be an index out of bounds wherever it goes.
   for (const int32_t token : left) {
     if (token < 0 || token > largest_token) {
@@ -256,10 +285,18 @@ void TokenStore::read_shard(const fs::path& path, int64_t largest_token) {
       fail("{}: document {} of {} tokens and {} bytes, expected 2 to {} tokens", path.string(), i,
            n, bytes, left.size());
     }
-    documents_.push_back({left.first(static_cast<size_t>(n)), bytes});
+    documents_.push_back({left.first(static_cast<size_t>(n)), bytes, {}});
+    if (!learned.empty()) {
+      documents_.back().learned = learned.first(static_cast<size_t>(n));
+      learned = learned.subspan(static_cast<size_t>(n));
+    }
     left = left.subspan(static_cast<size_t>(n));
   }
   if (!left.empty()) fail("{}: {} tokens belong to no document", path.string(), left.size());
+}
+
+bool TokenStore::has_conversations() const {
+  return std::ranges::any_of(documents_, [](const Stored& d) { return !d.learned.empty(); });
 }
 
 TokenStore tokenise(const std::vector<SourceFile>& files, const std::string& text_field,

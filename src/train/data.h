@@ -16,17 +16,24 @@
 
 namespace minke::train {
 
-// What data needs of a tokenizer. encode() is called from several threads at once.
+struct TokenizedDocument {
+  std::vector<int32_t> tokens;
+  std::vector<uint8_t> learned;  // a flag a token: whether it is to be predicted; empty: all are
+};
+
+// What data needs of a tokenizer. Its functions are called from several threads at once.
 struct Encoder {
   std::function<std::vector<int32_t>(std::string_view)> encode;
   std::string hash;  // of whatever decides the tokens
   int32_t bos = 0, eos = 1;
+  std::function<TokenizedDocument(const std::vector<text::Message>&)> encode_conversation = {};
 };
 
 // The documents of a corpus, as tokens in mapped files of one folder:
 //
 //   manifest.json          hash and totals; what it says the shards must hold
-//   tokens-N.safetensors   tokens I32 [n], documents I64 [d, 2]: tokens and bytes of text of each
+//   tokens-N.safetensors   tokens I32 [n], documents I64 [d, 2]: tokens and bytes of text of each;
+//                          learned U8 [n] where not all tokens are to be predicted
 class TokenStore {
  public:
   // Error: the folder holds none, or a damaged one.
@@ -35,6 +42,10 @@ class TokenStore {
   int64_t documents() const { return static_cast<int64_t>(documents_.size()); }
   std::span<const int32_t> tokens(int64_t document) const { return at(document).tokens; }
   int64_t bytes(int64_t document) const { return at(document).bytes; }
+  // A flag for each of its tokens; empty where all are to be predicted.
+  std::span<const uint8_t> learned(int64_t document) const { return at(document).learned; }
+  // Whether any document is a conversation.
+  bool has_conversations() const;
   // Of sources, tokenizer, and how the text was cut.
   const std::string& hash() const { return hash_; }
   // The corpus was one document, whose end became another, to be held out.
@@ -48,6 +59,7 @@ class TokenStore {
   struct Stored {
     std::span<const int32_t> tokens;
     int64_t bytes = 0;
+    std::span<const uint8_t> learned = {};
   };
   const Stored& at(int64_t document) const { return documents_[static_cast<size_t>(document)]; }
   void read_shard(const fs::path& path, int64_t largest_token);

@@ -55,26 +55,46 @@ std::shared_ptr<const TokenStream::Epoch> TokenStream::epoch(int64_t number) con
   return next;
 }
 
-void TokenStream::row(int64_t index, std::span<int32_t> tokens,
-                      std::span<int32_t> documents) const {
-  MINKE_CHECK(index >= 0 && std::ssize(tokens) == row_tokens_ && documents.size() == tokens.size(),
-              "row {} of {} and {} tokens", index, tokens.size(), documents.size());
+template <typename Take>
+void TokenStream::for_each_piece(int64_t index, Take&& take) const {
   const std::shared_ptr<const Epoch> now = epoch(index / rows_);
   const int64_t piece = now->row_order[static_cast<size_t>(index % rows_)];
   const int64_t place = (now->start + piece * positions_) % tokens_;
   auto at = static_cast<size_t>(std::upper_bound(now->begins.begin(), now->begins.end(), place) -
                                 now->begins.begin() - 1);
   auto skip = static_cast<size_t>(place - now->begins[at]);
-  int32_t number = 0;
-  for (size_t filled = 0; filled < tokens.size(); ++number) {
-    const std::span<const int32_t> text = store_.tokens(now->documents[at]).subspan(skip);
-    const size_t n = std::min(text.size(), tokens.size() - filled);
-    std::copy_n(text.begin(), n, tokens.begin() + static_cast<ptrdiff_t>(filled));
-    std::fill_n(documents.begin() + static_cast<ptrdiff_t>(filled), n, number);
+  for (size_t filled = 0; filled < static_cast<size_t>(row_tokens_);) {
+    const int64_t document = now->documents[at];
+    const size_t n =
+        std::min(store_.tokens(document).size() - skip, static_cast<size_t>(row_tokens_) - filled);
+    take(document, skip, n, filled);
     filled += n;
     skip = 0;
     at = (at + 1) % now->documents.size();
   }
+}
+
+void TokenStream::row(int64_t index, std::span<int32_t> tokens,
+                      std::span<int32_t> documents) const {
+  MINKE_CHECK(index >= 0 && std::ssize(tokens) == row_tokens_ && documents.size() == tokens.size(),
+              "row {} of {} and {} tokens", index, tokens.size(), documents.size());
+  int32_t number = 0;
+  for_each_piece(index, [&](int64_t document, size_t first, size_t n, size_t to) {
+    std::ranges::copy(store_.tokens(document).subspan(first, n), tokens.subspan(to).begin());
+    std::ranges::fill(documents.subspan(to, n), number++);
+  });
+}
+
+void TokenStream::learned(int64_t index, std::span<uint8_t> learned) const {
+  MINKE_CHECK(index >= 0 && std::ssize(learned) == row_tokens_);
+  for_each_piece(index, [&](int64_t document, size_t first, size_t n, size_t to) {
+    const std::span<const uint8_t> flags = store_.learned(document);
+    if (flags.empty()) {
+      std::ranges::fill(learned.subspan(to, n), uint8_t{1});
+    } else {
+      std::ranges::copy(flags.subspan(first, n), learned.subspan(to).begin());
+    }
+  });
 }
 
 }  // namespace minke::train

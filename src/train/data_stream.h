@@ -28,6 +28,9 @@ class TokenStream {
   // document ends. Any thread may call it.
   void row(int64_t index, std::span<int32_t> tokens, std::span<int32_t> documents) const;
 
+  // A flag for each token of row `index`: whether it is to be predicted.
+  void learned(int64_t index, std::span<uint8_t> learned) const;
+
   int64_t rows_per_epoch() const { return rows_; }
   double epochs(int64_t rows) const {
     return static_cast<double>(rows) / static_cast<double>(rows_);
@@ -44,6 +47,9 @@ class TokenStream {
     std::vector<int64_t> row_order;
   };
   std::shared_ptr<const Epoch> epoch(int64_t number) const;
+  // Calls take(document of the store, its first token, how many, place in the row) for each piece.
+  template <typename Take>
+  void for_each_piece(int64_t index, Take&& take) const;
 
   const TokenStore& store_;
   const std::vector<int64_t> documents_;

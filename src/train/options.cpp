@@ -15,6 +15,9 @@ void check_range(const char* flag, double value, double low, double high) {
 
 void check(const Options& o) {
   if (o.data.empty()) fail("--data is missing: which text shall the model learn from?");
+  if (!o.init.empty() && !o.model.empty()) {
+    fail("--init brings its own config; leave --model away");
+  }
   if (o.steps <= 0 && o.minutes <= 0) fail("give --steps N or --minutes M: how long to train");
   if (o.steps > 0 && o.minutes > 0) fail("--steps and --minutes exclude each other; give one");
   precision_of(o);

@@ -19,6 +19,7 @@ struct Options {
   // What learns.
   std::string size = "tiny";
   std::string model;
+  std::string init;
   std::string tokenizer;
   int64_t vocab = 4096;
   std::string precision = "bf16";
@@ -88,12 +89,16 @@ void visit_fields(Opt& o, Visit&& visit) {
   using enum Scope;
   visit("data", o.data, kRun,
         "Text to learn from: files, folders, globs or - ; .txt (a file is a document) or .jsonl "
-        "(a line is), also .gz and .zst");
+        "(a line is; one with \"messages\" is a conversation, of which the assistant's words are "
+        "learned), also .gz and .zst");
   visit("valid", o.valid_data, kRun, "Held-out text; without it, a fraction of --data");
   visit("valid-fraction", o.valid_fraction, kRun, "What to hold out where --valid is not given");
   visit("text-field", o.text_field, kRun, "The field of a .jsonl line that holds the text");
   visit("size", o.size, kRun, "A model that comes with minke: nano, tiny or small");
   visit("model", o.model, kRun, "A config.json to train instead of --size");
+  visit("init", o.init, kRun,
+        "A model to go on from, with its config and tokenizer: any folder that `minke generate` "
+        "reads, or a run; instead of --size and --model");
   visit("tokenizer", o.tokenizer, kRun,
         "A folder with tokenizer.json or tiktoken.model; without it, one is trained on --data");
   visit("vocab", o.vocab, kRun, "Vocabulary of a tokenizer trained here, which --size then takes");

@@ -13,7 +13,9 @@
 #include "base/progress.h"
 #include "base/thread_pool.h"
 #include "base/version.h"
+#include "checkpoint/checksums.h"
 #include "checkpoint/json.h"
+#include "checkpoint/model_files.h"
 #include "infer/generation.h"
 #include "model/cost.h"
 #include "model/memory.h"
@@ -83,6 +85,7 @@ class Run {
   RunResult train();
 
  private:
+  void initialize();
   void make_trainer(const Options& options);
   void fix_steps();
   void show(const StepReport& report, double rate, LiveLine& line) const;
@@ -159,7 +162,10 @@ void Run::make_trainer(const Options& options) {
       model_, options,
       [this](int64_t index, std::span<int32_t> tokens, std::span<int32_t> documents) {
         stream_.row(index, tokens, documents);
-      });
+      },
+      text_.store().has_conversations()
+          ? [this](int64_t index, std::span<uint8_t> learned) { stream_.learned(index, learned); }
+          : LearnedSource());
 }
 
 // A few steps are timed and forgotten: the run then begins anew with a number of steps that is
@@ -187,14 +193,25 @@ void Run::fix_steps() {
   trainer_.reset();
 }
 
-void Run::begin() {
-  model_.initialize(options_.seed);
-  if (options_.steps == 0) {
-    fix_steps();
+void Run::initialize() {
+  if (options_.init.empty()) {
     model_.initialize(options_.seed);
     model_.for_each_router([](int64_t, model::Router& router) {
-      std::ranges::fill(router.bias_E.span<float>(), 0.0F);
+      if (router.has_bias()) std::ranges::fill(router.bias_E.span<float>(), 0.0F);
     });
+    return;
+  }
+  const fs::path folder = checkpoint::model_folder(options_.init);
+  checkpoint::verify_checksums(folder);
+  const checkpoint::CheckpointFolder files(folder);
+  checkpoint::load_weights(model_, files, checkpoint::Use::kTraining);
+}
+
+void Run::begin() {
+  initialize();
+  if (options_.steps == 0) {
+    fix_steps();
+    initialize();
   }
   options_.warmup = std::min(options_.warmup, options_.steps / 5);
   make_trainer(options_);
@@ -488,7 +505,10 @@ RunResult Run::train() {
 // What can be said before any text is read.
 checkpoint::HfConfig config_of(const Options& options) {
   checkpoint::HfConfig config =
-      options.model.empty() ? size_config(options.size) : checkpoint::read_config(options.model);
+      !options.init.empty()
+          ? checkpoint::read_config(checkpoint::model_folder(options.init) / "config.json")
+      : options.model.empty() ? size_config(options.size)
+                              : checkpoint::read_config(options.model);
   if (config.model.max_position_embeddings < options.seq) {
     fail("--seq {}: the model's max_position_embeddings is {}", options.seq,
          config.model.max_position_embeddings);
@@ -497,10 +517,11 @@ checkpoint::HfConfig config_of(const Options& options) {
 }
 
 void take_vocabulary(checkpoint::HfConfig& config, const Options& options, const RunText& text) {
-  if (options.model.empty()) config.model.vocab_size = text.vocabulary();
+  const std::string& given = options.init.empty() ? options.model : options.init;
+  if (given.empty()) config.model.vocab_size = text.vocabulary();
   if (config.model.vocab_size < text.vocabulary()) {
-    fail("{}: vocab_size {} is smaller than the tokenizer's {}", options.model,
-         config.model.vocab_size, text.vocabulary());
+    fail("{}: vocab_size {} is smaller than the tokenizer's {}", given, config.model.vocab_size,
+         text.vocabulary());
   }
   config.model.bos_token_id = text.bos();
   config.model.eos_token_id = {text.eos()};
@@ -517,6 +538,12 @@ RunResult start_run(Options options, const fs::path& out) {
   if (fs::exists(out / "manifest.json")) {
     fail("{}: holds a run already; continue it with --resume {}, or choose another --out",
          out.string(), out.string());
+  }
+  if (!options.init.empty() && options.tokenizer.empty()) {
+    options.tokenizer = checkpoint::model_folder(options.init);
+    if (!fs::exists(fs::path(options.tokenizer) / "tokenizer.json")) {
+      fail("{}: holds no tokenizer.json; name its tokenizer with --tokenizer", options.tokenizer);
+    }
   }
   RunText text(options, out, RunText::Kind::kNew);
   take_vocabulary(config, options, text);

@@ -6,6 +6,7 @@
 #include "base/progress.h"
 #include "base/version.h"
 #include "checkpoint/json.h"
+#include "train/conversation.h"
 #include "train/tokenizer.h"
 
 namespace minke::train {
@@ -49,6 +50,12 @@ RunText::RunText(const Options& options, const fs::path& out, Kind kind) {
   encoder_ = encoder_of(*tokenizer_);
   const double tail = valid.empty() ? options.valid_fraction : 0;
   store_ = tokenise(files, options.text_field, tail, encoder_, out / "tokens");
+  // Whoever talks to the model finds the format that it was taught.
+  if (store_->has_conversations() && tokenizer_->chat_template().empty()) {
+    tokenizer_folder_ = out / "tokenizer";
+    write_folder_atomic(tokenizer_folder_,
+                        [&](const fs::path& into) { with_chat_template(*tokenizer_).save(into); });
+  }
   split_ = split_documents(*store_, tail, options.seed);
   held_out_ = valid.empty() ? train::held_out(*store_, split_.valid)
                             : train::held_out(valid, options.text_field, encoder_);

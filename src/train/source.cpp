@@ -126,17 +126,37 @@ void read_whole(const SourceFile& file, const std::function<void(Document&&)>& o
   on_document(std::move(document));
 }
 
-std::string text_of_line(const std::string& where, std::string_view line,
-                         const std::string& text_field) {
+Document conversation_of(const std::string& where, const nlohmann::json& messages) {
+  Document out;
+  const auto text_of = [&](const nlohmann::json& message, const char* key) {
+    if (!message.is_object() || !message.contains(key) || !message[key].is_string()) {
+      fail("{}: expected messages to be objects with strings \"role\" and \"content\", got {}",
+           where, checkpoint::shown(message));
+    }
+    return message[key].get<std::string>();
+  };
+  for (const nlohmann::json& message : messages) {
+    out.messages.push_back({text_of(message, "role"), text_of(message, "content")});
+    out.text += (out.text.empty() ? "" : "\n") + out.messages.back().content;
+  }
+  return out;
+}
+
+Document document_of_line(const std::string& where, std::string_view line,
+                          const std::string& text_field) {
   using nlohmann::json;
   check_text(where, line);
   auto object = checkpoint::parse_json<json>(line, where);
+  if (object.is_object() && !object.contains(text_field) && object.contains("messages") &&
+      object["messages"].is_array()) {
+    return conversation_of(where, object["messages"]);
+  }
   const auto at = object.is_object() ? object.find(text_field) : object.end();
   if (!object.is_object() || at == object.end() || !at->is_string()) {
     fail("{}: expected an object with a string named \"{}\", got {}", where, text_field,
          checkpoint::shown(object));
   }
-  return std::move(at->get_ref<std::string&>());
+  return {.text = std::move(at->get_ref<std::string&>())};
 }
 
 void read_lines(const SourceFile& file, const std::string& text_field,
@@ -149,8 +169,7 @@ void read_lines(const SourceFile& file, const std::string& text_field,
   uint64_t accounted = 0;
   const auto take = [&](std::string_view line) {
     const std::string where = fmt::format("{}: line {}", name, ++line_number);
-    Document document;
-    document.text = text_of_line(where, line, text_field);
+    Document document = document_of_line(where, line, text_field);
     check_text(where, document.text);
     document.file_bytes = stream->file_bytes() - accounted;
     accounted = stream->file_bytes();

@@ -1,8 +1,9 @@
 // Text to learn from: documents out of files, folders, globs and standard input.
 //
-// .txt: the file is a document. .jsonl: each line is an object, one field of which is a document.
-// Both also as .gz and .zst. Nothing is left out silently: what is missing, empty or not UTF-8 is
-// an Error naming the file, and the byte or the line.
+// .txt: the file is a document. .jsonl: each line is an object, one field of which is a document,
+// or which holds a conversation: "messages", objects with "role" and "content". Both also as .gz
+// and .zst. Nothing is left out silently: what is missing, empty or not UTF-8 is an Error naming
+// the file, and the byte or the line.
 #pragma once
 
 #include <cstdint>
@@ -12,6 +13,7 @@
 #include <vector>
 
 #include "base/file.h"
+#include "text/chat.h"
 #include "train/source_stream.h"
 
 namespace minke::train {
@@ -39,7 +41,10 @@ std::vector<SourceFile> find_sources(const std::vector<std::string>& names, cons
                                      StandardInput standard_input = StandardInput::kRead);
 
 struct Document {
-  std::string text;         // never empty; UTF-8
+  std::string text;  // never empty; UTF-8
+  // Of a .jsonl line with "messages" instead of text: who says what; text is then what is said, a
+  // message a line.
+  std::vector<text::Message> messages = {};
   uint64_t file_bytes = 0;  // of the file, read since the document before: for progress
 };
 

@@ -3,6 +3,7 @@
 #include "base/error.h"
 #include "base/progress.h"
 #include "text/bpe_trainer.h"
+#include "train/conversation.h"
 
 namespace minke::train {
 
@@ -27,7 +28,10 @@ Encoder encoder_of(const text::Tokenizer& tokenizer) {
     fail("the tokenizer names no bos_token or eos_token in tokenizer_config.json");
   }
   return {[&tokenizer](std::string_view text) { return tokenizer.encode(text); }, tokenizer.hash(),
-          *tokenizer.bos(), *tokenizer.eos()};
+          *tokenizer.bos(), *tokenizer.eos(),
+          [&tokenizer](const std::vector<text::Message>& messages) {
+            return encode_conversation(tokenizer, messages);
+          }};
 }
 
 }  // namespace minke::train

@@ -74,11 +74,13 @@ void clear_router_counts(model::Transformer& model) {
   });
 }
 
-Trainer::Trainer(model::Transformer& model, const Options& options, RowSource rows)
+Trainer::Trainer(model::Transformer& model, const Options& options, RowSource rows,
+                 LearnedSource learned)
     : model_(model),
       options_(options),
       schedule_(options),
       rows_(std::move(rows)),
+      learned_(std::move(learned)),
       optimizer_(model, options),
       saved_(2 * memory_of(model, options).activations + kSlack),
       scratch_(8 * memory_of(model, options).workspace + kSlack),
@@ -104,22 +106,26 @@ StepReport Trainer::step(Look look) {
   const int64_t rows_before = schedule_.rows(done_) + rows_passed_over_;
 
   std::vector<int32_t> tokens(static_cast<size_t>(batch * row_tokens)), documents(tokens.size());
+  std::vector<uint8_t> learned(learned_ ? tokens.size() : 0);
   {
     const Profiled profiled("data");
     for (int64_t i = 0; i < batch; ++i) {
       const auto at = static_cast<size_t>(i * row_tokens), n = static_cast<size_t>(row_tokens);
       rows_(rows_before + i, std::span(tokens).subspan(at, n), std::span(documents).subspan(at, n));
+      if (learned_) learned_(rows_before + i, std::span(learned).subspan(at, n));
     }
   }
   const auto part = [&](int64_t first, int64_t count) {
     const auto at = static_cast<size_t>(first * row_tokens);
     const auto n = static_cast<size_t>(count * row_tokens);
-    return model::Batch{count,
-                        options_.seq,
-                        row_tokens,
-                        std::span(tokens).subspan(at, n),
-                        std::span(documents).subspan(at, n),
-                        options_.mask_documents};
+    return model::Batch{
+        count,
+        options_.seq,
+        row_tokens,
+        std::span(tokens).subspan(at, n),
+        std::span(documents).subspan(at, n),
+        options_.mask_documents,
+        learned_ ? std::span(std::as_const(learned)).subspan(at, n) : std::span<const uint8_t>()};
   };
   // Every loss is a mean over the valid positions of the whole batch, however it is cut.
   std::vector<float> scale;

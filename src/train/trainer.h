@@ -21,6 +21,9 @@ namespace minke::train {
 using RowSource =
     std::function<void(int64_t index, std::span<int32_t> tokens, std::span<int32_t> documents)>;
 
+// Fills the flags of row `index`: which of its tokens are to be predicted.
+using LearnedSource = std::function<void(int64_t index, std::span<uint8_t> learned)>;
+
 struct RouterLoad {
   int64_t layer = 0;
   std::vector<int64_t> counts;  // tokens each expert got in the step
@@ -51,8 +54,10 @@ struct StepReport {
 
 class Trainer {
  public:
-  // The model is initialised, or loaded, by the caller; it is prepared for training here.
-  Trainer(model::Transformer& model, const Options& options, RowSource rows);
+  // The model is initialised, or loaded, by the caller; it is prepared for training here. Without
+  // `learned` all tokens are to be predicted.
+  Trainer(model::Transformer& model, const Options& options, RowSource rows,
+          LearnedSource learned = {});
 
   // Computes step done() + 1. Where the loss or a gradient is not finite, or is a spike to
   // --on-spike, weights stay as they were; then the step is done with where spikes are skipped, and
@@ -83,6 +88,7 @@ class Trainer {
   Options options_;
   Schedule schedule_;
   RowSource rows_;
+  LearnedSource learned_;
   Optimizer optimizer_;
   Arena saved_, scratch_;
   int64_t done_ = 0, rows_passed_over_ = 0;

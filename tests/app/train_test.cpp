@@ -281,6 +281,65 @@ TEST(Train, CheckpointsAreKeptAsAsked) {
             at);
 }
 
+// A run with a rate of 0 shows what it began with.
+TEST(Train, ARunGoesOnFromAnotherModel) {
+  const SmallRuns runs;
+  expect_success(run_program(runs.flags("first", {"--steps", "30", "--gamma", "0.01"})));
+  const std::vector<std::string> still = {
+      "--steps", "2", "--lr", "0", "--gamma", "0", "--model", "", "--init", runs.path("first")};
+  expect_success(run_program(runs.flags("second", still)));
+  const auto file = [&](const std::string& run, const char* name) {
+    return read_file(runs.path(run + "/checkpoint/" + name));
+  };
+  for (const char* name : {"model.safetensors", "config.json", "tokenizer.json"}) {
+    EXPECT_TRUE(file("first", name) == file("second", name)) << name;
+  }
+  // And learns on from there: what it says at once is what the first one ended with, nearly.
+  auto learns = still;
+  learns[1] = "8";
+  learns[3] = "0.001";
+  expect_success(run_program(runs.flags("third", learns)));
+  std::istringstream lines(read_file(runs.path("third/metrics.jsonl")));
+  double loss = 0;
+  for (std::string line; loss == 0 && std::getline(lines, line);) {
+    const auto event = nlohmann::json::parse(line);
+    if (event["event"] == "step") loss = event["loss"];
+  }
+  EXPECT_LT(loss, 4.5);  // ln 320 = 5.8 is a guess
+
+  expect_fault(run_program(runs.flags("bad", {"--steps", "2", "--init", runs.path("first")})),
+               "--model");
+  auto nowhere = still;
+  nowhere.back() = runs.path("text");
+  expect_fault(run_program(runs.flags("bad", nowhere)), "text", "config.json");
+  std::string weights = file("first", "model.safetensors");
+  weights.back() = static_cast<char>(weights.back() ^ 1);
+  runs.write("first/checkpoint/model.safetensors", weights);
+  expect_fault(run_program(runs.flags("bad", still)), "model.safetensors", "not as it was saved");
+}
+
+// A model that read text is taught to answer: always the same question, and always the same way.
+TEST(Train, AModelIsTaughtToAnswer) {
+  const SmallRuns runs;
+  expect_success(run_program(runs.flags("first", {"--steps", "40"})));
+  std::string talks;
+  for (int i = 0; i < 40; ++i) {
+    talks += R"({"messages": [{"role": "user", "content": "Who?"}, )"
+             R"({"role": "assistant", "content": "Lady Russell."}]})"
+             "\n";
+  }
+  runs.write("talks.jsonl", talks);
+  auto flags = runs.flags("talks", {"--steps", "150", "--model", "", "--init", runs.path("first"),
+                                    "--data", runs.path("talks.jsonl"), "--lr", "0.02"});
+  flags.emplace_back("--mask-documents");
+  expect_success(run_program(flags));
+  const Said said = run_program(
+      {"chat", runs.path("talks"), "--temperature", "0", "--max-tokens", "30"}, "Who?\n");
+  expect_success(said);
+  EXPECT_THAT(said.out, HasSubstr("Lady Russell."));
+  EXPECT_EQ(said.err.find("never tuned"), std::string::npos) << said.err;
+}
+
 TEST(Train, ALockedFolderIsRefusedAndTheRunInItGoesOn) {
   const SmallRuns runs;
   Program program(runs.flags("run", {"--steps", "100000"}));
