@@ -103,7 +103,8 @@ class Fp8Run : public OpRun {
 
   void run() override {
     for (const Member& m : members_) {
-      if (!m.before.empty()) std::memcpy(m.out.memory().raw(), m.before.raw(), m.before.bytes());
+      if (m.before.empty() || m.before.bytes() == 0) continue;
+      std::memcpy(m.out.memory().raw(), m.before.raw(), m.before.bytes());
     }
     ops::matmul(products_);
   }
