@@ -193,7 +193,7 @@ size_t packed_bytes(DType format, int64_t n, int64_t k) {
 void pack_rows_part(const PackJob& job, int64_t row) {
   const auto& [to, from] = job;
   const auto pack = is_codes(to.format)
-                        ? MINKE_KERNELS(Fp8Kernels, fp8_kernels)->pack_rows
+                        ? MINKE_KERNELS(kernels::Fp8PackKernels, fp8_pack_kernels)->rows
                         : MINKE_KERNELS(kernels::PackKernels, pack_kernels)
                               ->rows[format_index(to.format)][format_index(from.dtype)];
   for (int64_t r = row; r < std::min(row + kPackRows, from.rows); r += kPanel) {
@@ -204,7 +204,7 @@ void pack_rows_part(const PackJob& job, int64_t row) {
 void pack_columns_part(const PackJob& job, int64_t row) {
   const auto& [to, from] = job;
   const auto pack = is_codes(to.format)
-                        ? MINKE_KERNELS(Fp8Kernels, fp8_kernels)->pack_columns
+                        ? MINKE_KERNELS(kernels::Fp8PackKernels, fp8_pack_kernels)->columns
                         : MINKE_KERNELS(kernels::PackKernels, pack_kernels)
                               ->columns[format_index(to.format)][format_index(from.dtype)];
   const int64_t unit = row / numbers_per_unit(to.format);

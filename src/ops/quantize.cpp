@@ -134,16 +134,16 @@ void quantize_weight_part(const QuantizeJob& job, int64_t row) {
                          to.format == ScaleFormat::kPowerOfTwo));
     }
   }
-  const auto kernels = MINKE_KERNELS(kernels::Fp8Kernels, fp8_kernels);
+  const auto kernels = MINKE_KERNELS(kernels::Fp8PackKernels, fp8_pack_kernels);
   const int64_t panel_bytes = ceil_div(K, 2) * kFp8UnitBytes;
   for (int64_t r = 0; r < rows; r += kPanel) {
-    kernels->pack_rows(to.by_rows.data + (row + r) / kPanel * panel_bytes,
-                       codes.row_range(r, std::min(kPanel, rows - r)));
+    kernels->rows(to.by_rows.data + (row + r) / kPanel * panel_bytes,
+                  codes.row_range(r, std::min(kPanel, rows - r)));
   }
   if (to.by_columns.data == nullptr) return;
   const int64_t column_bytes = ceil_div(to.by_columns.k, 2) * kFp8UnitBytes;
   for (int64_t c = 0; c < K; c += kPanel) {
-    kernels->pack_columns(
+    kernels->columns(
         to.by_columns.data + c / kPanel * column_bytes + (to.first + row) / 2 * kFp8UnitBytes,
         codes.columns(c, std::min(kPanel, K - c)));
   }

@@ -6,14 +6,16 @@
 
 namespace minke::ops::kernels::MINKE_TARGET {
 
+// Where a column's pair lies in a unit.
+inline int64_t slot(int64_t column) { return column % 16 / 4 * 8 + column / 16 * 4 + column % 4; }
+
 // Codes of 32 columns of each row become pairs.
 inline void store_unit(std::byte* to, const uint8_t* first, const uint8_t* second) {
 #if defined(MINKE_TARGET_scalar)
   auto* unit = reinterpret_cast<uint8_t*>(to);
   for (int c = 0; c < 32; ++c) {
-    const int slot = c % 16 / 4 * 8 + c / 16 * 4 + c % 4;
-    unit[2 * slot] = first[c];
-    unit[2 * slot + 1] = second[c];
+    unit[2 * slot(c)] = first[c];
+    unit[2 * slot(c) + 1] = second[c];
   }
 #else
   const auto load_16 = [](const uint8_t* p) {

@@ -44,11 +44,15 @@ struct Fp8Block {
 struct Fp8Kernels {
   // By the left side's format and the output's.
   void (*block[2][2])(const Fp8Block& block);
-  // Codes [at most kPanel, k] or [k, at most kPanel] become a panel. Rows of the latter are one
-  // part of the sum where more follow: then their number is even.
-  void (*pack_rows)(std::byte* panel, const Matrix& codes);
-  void (*pack_columns)(std::byte* panel, const Matrix& codes);
 };
 MINKE_DECLARE_KERNELS(Fp8Kernels, fp8_kernels)
+
+// Codes [at most kPanel, k] or [k, at most kPanel] become a panel. Rows of the latter are one part
+// of the sum where more follow: then their number is even.
+struct Fp8PackKernels {
+  void (*rows)(std::byte* panel, const Matrix& codes);
+  void (*columns)(std::byte* panel, const Matrix& codes);
+};
+MINKE_DECLARE_KERNELS(Fp8PackKernels, fp8_pack_kernels)
 
 }  // namespace minke::ops::kernels

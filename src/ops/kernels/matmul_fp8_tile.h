@@ -1,0 +1,219 @@
+// Tiles of a product whose right operand is E4M3: rows by columns of a panel, over some blocks of
+// the sum, each added up in registers, scaled, and added to totals in memory. To be included by
+// ops/kernels/matmul_fp8.cpp only, for the sets that have vectors.
+#pragma once
+
+#include <utility>
+
+#include "ops/kernels/fp8_widen.h"
+
+namespace minke::ops::kernels::MINKE_TARGET {
+
+constexpr int64_t kTotalsStride = kBlockPanels * kPanel;
+
+// What is widened at a time stays in a core's second cache: so many numbers of the sum, in so many
+// blocks.
+#if defined(MINKE_TARGET_avx512)
+constexpr int64_t kStageNumbers = 2 * kBlockUnits;
+#else
+constexpr int64_t kStageNumbers = 256;  // FP32, of both sides
+#endif
+constexpr int64_t kStageBlocks = kStageNumbers / kScaleBlock;
+
+// A block of the sum within a stage.
+struct Block {
+  int64_t units;  // whole ones
+  bool half;      // after them, one whose second number is past the end of the row
+};
+
+// Rows by columns of a panel, over the blocks of a stage.
+struct Tile {
+  const std::byte* left;
+  int64_t row_stride, unit_stride;
+  const std::byte* right;  // units widened to the left side's format; or codes
+  int64_t panel_bytes;     // of codes, from a panel to the next
+  const Block* blocks;
+  int64_t count;            // of blocks
+  bool first;               // stage: totals begin
+  const float* left_scale;  // of the first row and block; null: 1
+  int64_t left_scale_row, left_scale_block;
+  const float* right_scale;  // [blocks, kTotalsStride]
+  float* totals;
+};
+
+#if defined(MINKE_TARGET_avx512)
+
+constexpr int kTileRows = 12;  // 24 sums, 2 of the right side, 6 left over of 32 registers
+// So few rows widen codes in registers. As few as kFewRows alone would wait for their own sums, so
+// they take several panels at once.
+constexpr int kDirectRows = 8, kFewRows = 2;
+
+template <int kNumbers>
+inline __m512bh pair_at(const std::byte* left) {
+  uint32_t pair = 0;
+  __builtin_memcpy(&pair, left, kNumbers * sizeof(bf16));
+  return reinterpret_cast<__m512bh>(_mm512_set1_epi32(static_cast<int32_t>(pair)));
+}
+
+template <int kNumbers, int kRows, int kVectors>
+[[gnu::always_inline]] inline void add_pairs(Vec (&sum)[kRows][kVectors], int vector,
+                                             const std::byte* left, int64_t row_stride,
+                                             const __m512i (&right)[2]) {
+#pragma GCC unroll 16
+  for (int r = 0; r < kRows; ++r) {
+    const __m512bh a = pair_at<kNumbers>(left + r * row_stride);
+    for (int v = 0; v < 2 && vector + v < kVectors; ++v) {
+      sum[r][vector + v].v =
+          _mm512_dpbf16_ps(sum[r][vector + v].v, a, reinterpret_cast<__m512bh>(right[v]));
+    }
+  }
+}
+
+#else
+
+constexpr int kTileRows = 6;  // 12 sums, 2 of the right side, 2 left over of 16 registers
+constexpr int kFewRows = 0, kDirectRows = 0;
+
+#endif
+
+template <typename X, int kRows, int kVectors>
+[[gnu::always_inline]] inline void add_unit(Vec (&sum)[kRows][kVectors], const std::byte* left,
+                                            int64_t row_stride, const std::byte* right) {
+#if defined(MINKE_TARGET_avx512)
+  if constexpr (sizeof(X) == sizeof(bf16)) {
+    __m512i pairs[2];
+    for (int v = 0; v < kVectors; ++v) pairs[v] = _mm512_load_si512(right + 64 * v);
+    add_pairs<2>(sum, 0, left, row_stride, pairs);
+    return;
+  }
+#endif
+  Vec b[kVectors];
+  for (int v = 0; v < kVectors; ++v)
+    b[v] = load(reinterpret_cast<const float*>(right) + v * kLanes);
+#pragma GCC unroll 16
+  for (int r = 0; r < kRows; ++r) {
+    const Vec a = splat(*reinterpret_cast<const float*>(left + r * row_stride));
+    for (int v = 0; v < kVectors; ++v) sum[r][v] = fma(a, b[v], sum[r][v]);
+  }
+}
+
+// Sums of a block, scaled, go to the totals.
+template <int kRows, int kVectors>
+[[gnu::always_inline]] inline void promote(const Vec (&sum)[kRows][kVectors], const Tile& t,
+                                           int64_t block) {
+  const bool begin = t.first && block == 0;
+  const float* scales = t.right_scale + block * kTotalsStride;
+  const float* left = t.left_scale + block * t.left_scale_block;
+#pragma GCC unroll 16
+  for (int r = 0; r < kRows; ++r) {
+    const Vec mine = splat(t.left_scale == nullptr ? 1.0F : left[r * t.left_scale_row]);
+    float* total = t.totals + r * kTotalsStride;
+    for (int v = 0; v < kVectors; ++v) {
+      const Vec scaled = sum[r][v] * mine, right = load(scales + v * kLanes);
+      store(total + v * kLanes,
+            begin ? scaled * right : fma(scaled, right, load(total + v * kLanes)));
+    }
+  }
+}
+
+// From widened units.
+template <typename X, int kRows, int kVectors>
+inline void tile_columns(const Tile& t) {
+  const std::byte *left = t.left, *right = t.right;
+  const int64_t row_stride = t.row_stride, unit_stride = t.unit_stride;
+  for (int64_t i = 0; i < t.count; ++i) {
+    Vec sum[kRows][kVectors] = {};
+#pragma GCC unroll 2
+    for (int64_t u = 0; u < t.blocks[i].units; ++u) {
+      add_unit<X>(sum, left, row_stride, right);
+      left += unit_stride;
+      right += kWideUnitBytes;
+    }
+#if defined(MINKE_TARGET_avx512)
+    if constexpr (sizeof(X) == sizeof(bf16)) {
+      if (t.blocks[i].half) {  // the last one of all
+        __m512i pairs[2];
+        for (int v = 0; v < kVectors; ++v) pairs[v] = _mm512_load_si512(right + 64 * v);
+        add_pairs<1>(sum, 0, left, row_stride, pairs);
+      }
+    }
+#endif
+    promote(sum, t, i);
+  }
+}
+
+template <typename X, int kRows>
+void tile(const Tile& t, int64_t columns) {
+  constexpr int kVectors = static_cast<int>(kPanel) / kLanes;
+  if constexpr (kVectors == 2) {
+    columns <= kLanes ? tile_columns<X, kRows, 1>(t) : tile_columns<X, kRows, 2>(t);
+  } else {
+    for (int64_t c = 0; c < columns; c += 2 * kLanes) {
+      Tile part = t;
+      part.right += c * kUnitBytes;
+      part.right_scale += c;
+      part.totals += c;
+      columns - c <= kLanes ? tile_columns<X, kRows, 1>(part) : tile_columns<X, kRows, 2>(part);
+    }
+  }
+}
+
+template <typename X, int... kRowsLessOne>
+void run_tile(const Tile& t, int64_t rows, int64_t columns,
+              std::integer_sequence<int, kRowsLessOne...>) {
+  static constexpr void (*kTiles[])(const Tile&, int64_t) = {tile<X, kRowsLessOne + 1>...};
+  kTiles[rows - 1](t, columns);
+}
+
+#if defined(MINKE_TARGET_avx512)
+
+// From codes, kPanels panels at once.
+template <int kRows, int kPanels>
+void direct_tile(const Tile& t) {
+  constexpr int64_t kAhead = kScaleBlock / 2 * kFp8UnitBytes;  // what is fetched meanwhile
+  const Widener widener(magnitudes());
+  const std::byte *left = t.left, *right = t.right;
+  const int64_t row_stride = t.row_stride, unit_stride = t.unit_stride, panel_bytes = t.panel_bytes;
+  for (int64_t i = 0; i < t.count; ++i) {
+    Vec sum[kRows][2 * kPanels] = {};
+    const auto add = [&](auto numbers) __attribute__((always_inline)) {
+      for (int p = 0; p < kPanels; ++p) {
+        const std::byte* unit = right + p * panel_bytes;
+        __builtin_prefetch(unit + kAhead);
+        __m512i pairs[2];
+        widener.widen(pairs, unit);
+        add_pairs<numbers()>(sum, 2 * p, left, row_stride, pairs);
+      }
+    };
+    for (int64_t u = 0; u < t.blocks[i].units; ++u) {
+      add(std::integral_constant<int, 2>());
+      left += unit_stride;
+      right += kFp8UnitBytes;
+    }
+    if (t.blocks[i].half) add(std::integral_constant<int, 1>());
+    promote(sum, t, i);
+  }
+}
+
+template <int kPanels, int... kRowsLessOne>
+void run_direct_tile(const Tile& t, int64_t rows, std::integer_sequence<int, kRowsLessOne...>) {
+  static constexpr void (*kTiles[])(const Tile&) = {direct_tile<kRowsLessOne + 1, kPanels>...};
+  kTiles[rows - 1](t);
+}
+
+inline void run_direct(const Tile& t, int64_t rows, int64_t columns) {
+  if (columns == kTotalsStride && rows <= kFewRows) {
+    return run_direct_tile<kBlockPanels>(t, rows, std::make_integer_sequence<int, kFewRows>());
+  }
+  for (int64_t c = 0; c < columns; c += kPanel) {
+    Tile part = t;
+    part.right += c / kPanel * t.panel_bytes;
+    part.right_scale += c;
+    part.totals += c;
+    run_direct_tile<1>(part, rows, std::make_integer_sequence<int, kDirectRows>());
+  }
+}
+
+#endif
+
+}  // namespace minke::ops::kernels::MINKE_TARGET
