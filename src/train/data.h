@@ -44,7 +44,11 @@ class TokenStore {
   int64_t bytes(int64_t document) const { return at(document).bytes; }
   // A flag for each of its tokens; empty where all are to be predicted.
   std::span<const uint8_t> learned(int64_t document) const { return at(document).learned; }
-  // Whether any document is a conversation.
+  // Whether some of its tokens are not to be predicted, the first of all.
+  bool is_conversation(int64_t document) const {
+    return !learned(document).empty() && learned(document).front() == 0;
+  }
+  // Whether any document is one.
   bool has_conversations() const;
   // Of sources, tokenizer, and how the text was cut.
   const std::string& hash() const { return hash_; }

@@ -16,12 +16,13 @@ void shuffle(std::vector<int64_t>& order, Rng rng) {
 }  // namespace
 
 TokenStream::TokenStream(const TokenStore& store, std::vector<int64_t> documents, int64_t positions,
-                         int64_t row_tokens, uint64_t seed)
+                         int64_t row_tokens, uint64_t seed, Rewriting rewriting)
     : store_(store),
       documents_(std::move(documents)),
       positions_(positions),
       row_tokens_(row_tokens),
-      seed_(seed) {
+      seed_(seed),
+      rewriting_(std::move(rewriting)) {
   MINKE_CHECK(positions >= 1 && row_tokens > positions, "rows of {}, {} tokens", positions,
               row_tokens);
   if (documents_.empty()) fail("no document is left to train on; hold out less");
@@ -40,14 +41,11 @@ std::shared_ptr<const TokenStream::Epoch> TokenStream::epoch(int64_t number) con
     return Rng(stream_key(seed_, static_cast<uint64_t>(number), what));
   };
   next->number = number;
-  next->documents = documents_;
-  shuffle(next->documents, draws("data.documents"));
-  int64_t at = 0;
-  for (const int64_t document : next->documents) {
-    next->begins.push_back(at);
-    at += static_cast<int64_t>(store_.tokens(document).size());
-  }
-  next->start = static_cast<int64_t>(draws("data.start").below(static_cast<uint64_t>(tokens_)));
+  std::vector<int64_t> documents = documents_;
+  shuffle(documents, draws("data.documents"));
+  lay_out(documents, *next);
+  next->start =
+      static_cast<int64_t>(draws("data.start").below(static_cast<uint64_t>(next->begins.back())));
   next->row_order.resize(static_cast<size_t>(rows_));
   std::iota(next->row_order.begin(), next->row_order.end(), 0);
   shuffle(next->row_order, draws("data.rows"));
@@ -55,22 +53,38 @@ std::shared_ptr<const TokenStream::Epoch> TokenStream::epoch(int64_t number) con
   return next;
 }
 
+void TokenStream::lay_out(std::span<const int64_t> documents, Epoch& epoch) const {
+  Layout& layout = epoch.layout;
+  layout.seed = seed_;
+  layout.epoch = static_cast<uint64_t>(epoch.number);
+  const Rewriting none;
+  for (const int64_t document : documents) {
+    const Rewriting& how = store_.is_conversation(document) ? none : rewriting_;
+    how.add(document, store_.tokens(document), layout);
+  }
+  std::vector<int32_t> buffer;
+  epoch.begins = {0};
+  for (const Segment& segment : layout.segments) {
+    const auto tokens = rewriting_.read(segment, store_.tokens(segment.document), layout, buffer);
+    epoch.begins.push_back(epoch.begins.back() + std::ssize(tokens));
+  }
+}
+
 template <typename Take>
 void TokenStream::for_each_piece(int64_t index, Take&& take) const {
   const std::shared_ptr<const Epoch> now = epoch(index / rows_);
+  const std::vector<int64_t>& begins = now->begins;
   const int64_t piece = now->row_order[static_cast<size_t>(index % rows_)];
-  const int64_t place = (now->start + piece * positions_) % tokens_;
-  auto at = static_cast<size_t>(std::upper_bound(now->begins.begin(), now->begins.end(), place) -
-                                now->begins.begin() - 1);
-  auto skip = static_cast<size_t>(place - now->begins[at]);
+  const int64_t place = (now->start + piece * positions_) % begins.back();
+  auto at = static_cast<size_t>(std::ranges::upper_bound(begins, place) - begins.begin() - 1);
+  auto skip = static_cast<size_t>(place - begins[at]);
   for (size_t filled = 0; filled < static_cast<size_t>(row_tokens_);) {
-    const int64_t document = now->documents[at];
-    const size_t n =
-        std::min(store_.tokens(document).size() - skip, static_cast<size_t>(row_tokens_) - filled);
-    take(document, skip, n, filled);
+    const auto size = static_cast<size_t>(begins[at + 1] - begins[at]);
+    const size_t n = std::min(size - skip, static_cast<size_t>(row_tokens_) - filled);
+    take(*now, now->layout.segments[at], skip, n, filled);
     filled += n;
     skip = 0;
-    at = (at + 1) % now->documents.size();
+    at = (at + 1) % now->layout.segments.size();
   }
 }
 
@@ -79,22 +93,28 @@ void TokenStream::row(int64_t index, std::span<int32_t> tokens,
   MINKE_CHECK(index >= 0 && std::ssize(tokens) == row_tokens_ && documents.size() == tokens.size(),
               "row {} of {} and {} tokens", index, tokens.size(), documents.size());
   int32_t number = 0;
-  for_each_piece(index, [&](int64_t document, size_t first, size_t n, size_t to) {
-    std::ranges::copy(store_.tokens(document).subspan(first, n), tokens.subspan(to).begin());
-    std::ranges::fill(documents.subspan(to, n), number++);
-  });
+  std::vector<int32_t> buffer;
+  for_each_piece(
+      index, [&](const Epoch& epoch, const Segment& segment, size_t first, size_t n, size_t to) {
+        const std::span<const int32_t> all =
+            rewriting_.read(segment, store_.tokens(segment.document), epoch.layout, buffer);
+        std::ranges::copy(all.subspan(first, n), tokens.subspan(to).begin());
+        if (segment.opens && to > 0) ++number;
+        std::ranges::fill(documents.subspan(to, n), number);
+      });
 }
 
 void TokenStream::learned(int64_t index, std::span<uint8_t> learned) const {
   MINKE_CHECK(index >= 0 && std::ssize(learned) == row_tokens_);
-  for_each_piece(index, [&](int64_t document, size_t first, size_t n, size_t to) {
-    const std::span<const uint8_t> flags = store_.learned(document);
-    if (flags.empty()) {
-      std::ranges::fill(learned.subspan(to, n), uint8_t{1});
-    } else {
-      std::ranges::copy(flags.subspan(first, n), learned.subspan(to).begin());
-    }
-  });
+  for_each_piece(index,
+                 [&](const Epoch&, const Segment& segment, size_t first, size_t n, size_t to) {
+                   if (store_.is_conversation(segment.document)) {
+                     std::ranges::copy(store_.learned(segment.document).subspan(first, n),
+                                       learned.subspan(to).begin());
+                   } else {
+                     std::ranges::fill(learned.subspan(to, n), uint8_t{1});
+                   }
+                 });
 }
 
 }  // namespace minke::train

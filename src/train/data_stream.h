@@ -1,11 +1,12 @@
 // The endless stream of rows that training reads: any row by its index, so that a run resumes at a
 // row by its number alone.
 //
-// An epoch is every document once, in an order drawn by (seed, epoch), one after the other in a
-// ring. From a place drawn by (seed, epoch) the ring is cut every S tokens; a row is such a piece
-// and the tokens after it that its last positions have to predict (1, and one more for each MTP
-// depth). Rows come in an order drawn by (seed, epoch): a book is many rows, which should not
-// follow each other. Fewer than S tokens are left over, others in each epoch.
+// An epoch is every document once, rewritten for that epoch unless it is a conversation, in an
+// order drawn by (seed, epoch), one after the other in a ring. From a place drawn by (seed, epoch)
+// the ring is cut every S tokens; a row is such a piece and the tokens after it that its last
+// positions have to predict (1, and one more for each MTP depth). Rows come in an order drawn by
+// (seed, epoch): a book is many rows, which should not follow each other. Fewer than S tokens are
+// left over, and as many as rewriting added; others in each epoch.
 #pragma once
 
 #include <memory>
@@ -14,6 +15,7 @@
 #include <vector>
 
 #include "train/data.h"
+#include "train/rewriting.h"
 
 namespace minke::train {
 
@@ -22,7 +24,7 @@ class TokenStream {
   // Of these documents of the store, which must outlive the stream. positions: S. row_tokens: S + 1
   // + MTP depths. Error: no documents.
   TokenStream(const TokenStore& store, std::vector<int64_t> documents, int64_t positions,
-              int64_t row_tokens, uint64_t seed);
+              int64_t row_tokens, uint64_t seed, Rewriting rewriting = {});
 
   // Fills row `index`, from 0: row_tokens tokens, and for each a number that changes where a
   // document ends. Any thread may call it.
@@ -41,13 +43,15 @@ class TokenStream {
  private:
   struct Epoch {
     int64_t number = -1;
-    int64_t start = 0;               // where in the ring the first piece begins
-    std::vector<int64_t> documents;  // of the store, in the ring's order
-    std::vector<int64_t> begins;     // where in the ring each begins
+    int64_t start = 0;            // where in the ring the first piece begins
+    Layout layout;                // the ring
+    std::vector<int64_t> begins;  // where in the ring each of its segments begins, and its end
     std::vector<int64_t> row_order;
   };
   std::shared_ptr<const Epoch> epoch(int64_t number) const;
-  // Calls take(document of the store, its first token, how many, place in the row) for each piece.
+  void lay_out(std::span<const int64_t> documents, Epoch& epoch) const;
+  // Calls take(epoch, segment, the segment's first token, how many, place in the row) for each
+  // piece.
   template <typename Take>
   void for_each_piece(int64_t index, Take&& take) const;
 
@@ -55,6 +59,7 @@ class TokenStream {
   const std::vector<int64_t> documents_;
   const int64_t positions_, row_tokens_;
   const uint64_t seed_;
+  const Rewriting rewriting_;
   int64_t tokens_ = 0, bytes_ = 0, rows_ = 0;
   mutable std::mutex mutex_;
   mutable std::shared_ptr<const Epoch> last_;

@@ -1,6 +1,7 @@
 #include "train/options.h"
 
 #include "base/error.h"
+#include "train/context.h"
 
 namespace minke::train {
 namespace {
@@ -17,6 +18,9 @@ void check(const Options& o) {
   if (o.data.empty()) fail("--data is missing: which text shall the model learn from?");
   if (!o.init.empty() && !o.model.empty()) {
     fail("--init brings its own config; leave --model away");
+  }
+  if (context_factor_of(o) && o.init.empty()) {
+    fail("--extend-context {}: of which model? name one with --init", o.extend_context);
   }
   if (o.steps <= 0 && o.minutes <= 0) fail("give --steps N or --minutes M: how long to train");
   if (o.steps > 0 && o.minutes > 0) fail("--steps and --minutes exclude each other; give one");
@@ -35,6 +39,8 @@ void check(const Options& o) {
   }
   check_range("micro-batch", static_cast<double>(o.micro_batch), 0, static_cast<double>(o.batch));
   check_range("seq", static_cast<double>(o.seq), 2, 1 << 20);
+  check_range("fim", o.fim, 0, 1);
+  check_range("split-punctuation", o.split_punctuation, 0, 1);
   check_range("lr", o.lr, 0, 10);
   check_range("min-lr", o.min_lr, 0, o.lr);
   check_range("warmup", static_cast<double>(o.warmup), 0, 1e9);

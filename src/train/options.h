@@ -20,6 +20,7 @@ struct Options {
   std::string size = "tiny";
   std::string model;
   std::string init;
+  std::string extend_context;
   std::string tokenizer;
   int64_t vocab = 4096;
   std::string precision = "bf16";
@@ -34,6 +35,8 @@ struct Options {
   int64_t micro_batch = 0;
   int64_t seq = 256;
   bool mask_documents = false;
+  double fim = 0;
+  double split_punctuation = 0;
   // The recipe.
   uint64_t seed = 1;
   uint64_t data_seed = 0;
@@ -99,6 +102,9 @@ void visit_fields(Opt& o, Visit&& visit) {
   visit("init", o.init, kRun,
         "A model to go on from, with its config and tokenizer: any folder that `minke generate` "
         "reads, or a run; instead of --size and --model");
+  visit("extend-context", o.extend_context, kRun,
+        "With --init: a context so many times as long, such as 4x, by YaRN, which the config then "
+        "says; to be learned at a longer --seq (V3: 1000 steps at its last learning rate)");
   visit("tokenizer", o.tokenizer, kRun,
         "A folder with tokenizer.json or tiktoken.model; without it, one is trained on --data");
   visit("vocab", o.vocab, kRun, "Vocabulary of a tokenizer trained here, which --size then takes");
@@ -121,6 +127,12 @@ void visit_fields(Opt& o, Visit&& visit) {
         "Sequences computed at once; gradients are accumulated to a step (0: --batch)");
   visit("seq", o.seq, kRun, "Tokens a sequence");
   visit("mask-documents", o.mask_documents, kRun, "Attention stays within a document");
+  visit("fim", o.fim, kRun,
+        "Share of the documents, others in each epoch, that are to be filled in the middle: prefix "
+        "and suffix between the tokenizer's tokens for it, then what was between them (V3: 0.1)");
+  visit("split-punctuation", o.split_punctuation, kRun,
+        "Share of the tokens which join punctuation and line breaks that are read as one of each, "
+        "others in each epoch, so that the model also knows texts which end between the two");
   visit("seed", o.seed, kRun, "Seed of weights and of the order of data");
   visit("data-seed", o.data_seed, kRun, "Another seed for the order of data (0: --seed)");
   visit("lr", o.lr, kRun, "Peak learning rate");

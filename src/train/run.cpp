@@ -21,6 +21,7 @@
 #include "model/memory.h"
 #include "ops/isa.h"
 #include "ops/peak.h"
+#include "train/context.h"
 #include "train/data_stream.h"
 #include "train/evaluate.h"
 #include "train/metrics.h"
@@ -73,7 +74,8 @@ class Run {
         model_(config_.model, precision_of(options_)),
         stream_(text_.store(), text_.train_documents(), options_.seq,
                 options_.seq + 1 + config_.model.num_nextn_predict_layers,
-                options_.data_seed > 0 ? options_.data_seed : options_.seed) {
+                options_.data_seed > 0 ? options_.data_seed : options_.seed,
+                Rewriting(options_.fim, options_.split_punctuation, text_.tokenizer())) {
     model_.set_fp8(fp8_recipe_of(options_));
     identity_ = {text_.hash(), text_.tokenizer_hash(), std::string(ops::isa_name())};
   }
@@ -509,6 +511,12 @@ checkpoint::HfConfig config_of(const Options& options) {
           ? checkpoint::read_config(checkpoint::model_folder(options.init) / "config.json")
       : options.model.empty() ? size_config(options.size)
                               : checkpoint::read_config(options.model);
+  if (const auto factor = context_factor_of(options)) {
+    extend_context(config.model, *factor, trained_length(checkpoint::model_folder(options.init)));
+    log::info("context: {} tokens, {} times the {} of the first training",
+              config.model.max_position_embeddings, config.model.rope_scaling->factor,
+              config.model.rope_scaling->original_max_position_embeddings);
+  }
   if (config.model.max_position_embeddings < options.seq) {
     fail("--seq {}: the model's max_position_embeddings is {}", options.seq,
          config.model.max_position_embeddings);

@@ -26,6 +26,7 @@ class RunText {
   // Bytes of text that tokens [first, last) of the held-out text stand for.
   int64_t held_out_bytes(int64_t first, int64_t last) const;
 
+  const text::Tokenizer& tokenizer() const { return *tokenizer_; }
   std::vector<int32_t> encode(std::string_view text) const { return tokenizer_->encode(text); }
   std::string decode(std::span<const int32_t> ids) const { return tokenizer_->decode(ids); }
   int64_t vocabulary() const { return tokenizer_->vocabulary(); }

@@ -31,11 +31,32 @@ nlohmann::json state_of(const SmallRuns& runs, const std::string& out) {
   return nlohmann::json::parse(read_file(runs.path(out + "/checkpoint/trainer_state.json")));
 }
 
-const std::vector<std::string> kWholeRecipe = {
-    "--batch-start", "2",     "--batch-ramp", "0.4",        "--constant",         "0.2",
-    "--hold",        "0.2",   "--final",      "0.2",        "--final-lr",         "0.001",
-    "--min-lr",      "0.002", "--ema",        "0.8",        "--mtp-lambda-until", "0.5",
-    "--gamma-until", "0.7",   "--moments",    "bf16-random"};
+const std::vector<std::string> kWholeRecipe = {"--batch-start",
+                                               "2",
+                                               "--batch-ramp",
+                                               "0.4",
+                                               "--constant",
+                                               "0.2",
+                                               "--hold",
+                                               "0.2",
+                                               "--final",
+                                               "0.2",
+                                               "--final-lr",
+                                               "0.001",
+                                               "--min-lr",
+                                               "0.002",
+                                               "--ema",
+                                               "0.8",
+                                               "--mtp-lambda-until",
+                                               "0.5",
+                                               "--gamma-until",
+                                               "0.7",
+                                               "--moments",
+                                               "bf16-random",
+                                               "--fim",
+                                               "0.5",
+                                               "--split-punctuation",
+                                               "0.5"};
 
 class TrainOnEveryIsa : public testing::TestWithParam<ops::Isa> {
  protected:
@@ -281,6 +302,37 @@ TEST(Train, CheckpointsAreKeptAsAsked) {
             at);
 }
 
+// A run with a rate of 0 reads the held-out text as it was, whatever is done to the other.
+TEST(Train, OnlyTextToLearnFromIsRewritten) {
+  const SmallRuns runs;
+  const auto last_events = [&](const std::string& out, bool named, bool rewritten) {
+    auto flags = runs.flags(out, {"--steps", "2", "--lr", "0", "--gamma", "0"});
+    if (rewritten) flags.insert(flags.end(), {"--fim", "1", "--split-punctuation", "1"});
+    if (!named) {
+      const auto at = std::ranges::find(flags, "--valid");
+      flags.erase(at, at + 2);
+      flags.insert(flags.end(), {"--valid-fraction", "0.4"});
+    }
+    expect_success(run_program(flags));
+    std::map<std::string, nlohmann::json> last;
+    std::istringstream lines(read_file(runs.path(out + "/metrics.jsonl")));
+    for (std::string line; std::getline(lines, line);) {
+      const auto event = nlohmann::json::parse(line);
+      last[event["event"]] = event;
+    }
+    return last;
+  };
+  // Held out by name, or some of the same documents.
+  for (const bool named : {true, false}) {
+    const std::string name = named ? "named" : "fraction";
+    auto plain = last_events(name, named, false);
+    auto rewritten = last_events(name + "-rewritten", named, true);
+    EXPECT_EQ(plain["eval"]["loss"], rewritten["eval"]["loss"]);
+    EXPECT_EQ(plain["eval"]["tokens"], rewritten["eval"]["tokens"]);
+    EXPECT_NE(plain["step"]["loss"], rewritten["step"]["loss"]);
+  }
+}
+
 // A run with a rate of 0 shows what it began with.
 TEST(Train, ARunGoesOnFromAnotherModel) {
   const SmallRuns runs;
@@ -318,6 +370,47 @@ TEST(Train, ARunGoesOnFromAnotherModel) {
   weights.back() = static_cast<char>(weights.back() ^ 1);
   runs.write("first/checkpoint/model.safetensors", weights);
   expect_fault(run_program(runs.flags("bad", still)), "model.safetensors", "not as it was saved");
+}
+
+// By YaRN, twice; a run of the longer context stops and goes on like any other.
+TEST(Train, AContextIsExtended) {
+  const SmallRuns runs;
+  expect_success(run_program(runs.flags("first", {"--steps", "4"})));
+  const auto extended = [&](const std::string& from, const std::string& out,
+                            const std::string& factor, const std::string& seq) {
+    return runs.flags(out, {"--steps", "4", "--model", "", "--init", runs.path(from),
+                            "--extend-context", factor, "--seq", seq, "--ema", "0.9"});
+  };
+  const auto config_of = [&](const std::string& run) {
+    return nlohmann::json::parse(read_file(runs.path(run + "/checkpoint/config.json")));
+  };
+  expect_success(run_program(extended("first", "second", "8x", "128")));
+  const nlohmann::json yarn = {{"type", "yarn"},     {"factor", 8},
+                               {"beta_fast", 32},    {"original_max_position_embeddings", 16},
+                               {"beta_slow", 1},     {"mscale", 1},
+                               {"mscale_all_dim", 1}};
+  EXPECT_EQ(config_of("second")["rope_scaling"], yarn);
+  EXPECT_EQ(config_of("second")["max_position_embeddings"], 128);
+
+  auto flags = extended("second", "third", "2x", "200");
+  expect_success(run_program(flags));
+  flags = extended("second", "stopped", "2x", "200");
+  flags.insert(flags.end(), {"--stop-at", "2"});
+  expect_success(run_program(flags));
+  expect_success(run_program({"train", "--resume", runs.path("stopped"), "--no-report"}));
+  EXPECT_TRUE(runs.state("third") == runs.state("stopped"));
+  for (const char* run : {"third", "stopped"}) {
+    EXPECT_EQ(config_of(run)["rope_scaling"]["factor"], 16);
+    EXPECT_EQ(config_of(run)["rope_scaling"]["original_max_position_embeddings"], 16);
+    EXPECT_EQ(config_of(run)["max_position_embeddings"], 256);
+  }
+  expect_success(
+      run_program({"generate", runs.path("third"), "--prompt", "Anne", "--max-tokens", "4"}));
+
+  expect_fault(run_program(extended("second", "bad", "2x", "257")), "max_position_embeddings");
+  expect_fault(run_program(extended("second", "bad", "half", "16")), "--extend-context half", "4x");
+  expect_fault(run_program(runs.flags("bad", {"--steps", "4", "--extend-context", "4x"})),
+               "--init");
 }
 
 // A model that read text is taught to answer: always the same question, and always the same way.
