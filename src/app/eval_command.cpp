@@ -11,6 +11,7 @@
 #include "base/progress.h"
 #include "infer/loaded_model.h"
 #include "model/memory.h"
+#include "study/needle.h"
 #include "train/evaluate.h"
 #include "train/state.h"
 #include "train/tokenizer.h"
@@ -27,9 +28,16 @@ before it. Bits per byte count every byte and do not depend on the tokenizer.
 "text": what it stands for (U+FFFD where it ends within a character), "logprob": natural logarithm
 of its probability}.
 
+--needle asks instead whether the model finds in a long context what it was told there: a string of
+random tokens lies at a depth of the text (0%: its beginning), and is begun again at the end. Printed
+are the share of its further tokens that the model finds likeliest, and their mean log-probability;
+also where the string was never told. --seq, then, is the longest text, also beyond the model's
+context: what `minke train --extend-context` is for is seen before and after.
+
 Examples:
   minke eval runs/first --data held-out.txt
-  minke eval runs/first --data held-out.jsonl --logprobs logprobs.jsonl)";
+  minke eval runs/first --data held-out.jsonl --logprobs logprobs.jsonl
+  minke eval runs/first --data held-out.txt --needle --seq 1024)";
 
 // Windows computed at once take memory, and a model that was never trained here has no length of
 // its own.
@@ -39,7 +47,7 @@ struct Arguments {
   std::string model, precision = "bf16", text_field = "text", logprobs;
   std::vector<std::string> data;
   int64_t window = 0;
-  bool ema = false;
+  bool ema = false, needle = false;
 };
 
 int64_t window_of(const Arguments& arguments, const infer::LoadedModel& loaded) {
@@ -93,6 +101,50 @@ void print(const train::Evaluation& e, int64_t window) {
   }
 }
 
+// The longest text and its halves.
+std::vector<int64_t> needle_lengths(int64_t longest) {
+  if (longest < study::kShortestNeedleText) {
+    fail("--needle: a text of {} tokens, expected --seq of {} at least", longest,
+         study::kShortestNeedleText);
+  }
+  constexpr size_t kMost = 4;
+  std::vector<int64_t> out;
+  for (int64_t n = longest; n >= study::kShortestNeedleText && out.size() < kMost; n /= 2) {
+    out.insert(out.begin(), n);
+  }
+  return out;
+}
+
+void run_needle(const infer::LoadedModel& loaded, model::Precision precision,
+                std::span<const int32_t> tokens, int64_t longest) {
+  constexpr int64_t kTrials = 16;
+  constexpr uint64_t kSeed = 1;
+  const int64_t context = loaded.config.model.max_position_embeddings;
+  if (tokens.size() < 2) fail("the held-out text is empty");
+  const auto lengths = needle_lengths(longest > 0 ? longest : context);
+  const auto memory = model::step_memory(loaded.config.model, precision, 1, lengths.back());
+  Arena saved(2 * memory.activations + memory.workspace), scratch(8 * memory.workspace);
+  fmt::print(
+      "{} random tokens at a depth of a text, and again at its end; there, of the {} behind the\n"
+      "first {}: the share found likeliest, mean log-probability (nats). {} texts each.\n",
+      study::kNeedleTokens, study::kNeedleTokens - study::kNeedleCue, study::kNeedleCue, kTrials);
+  fmt::print("{:>8} {:>14}", "tokens", "never told");
+  for (const double depth : study::kNeedleDepths) {
+    fmt::print(" {:>14}", fmt::format("at {:.0f}%", 100 * depth));
+  }
+  fmt::print("\n");
+  const auto shown = [](const study::NeedleScore& score) {
+    return fmt::format(" {:6.1f}% {:6.2f}", 100 * score.found, score.log_probability);
+  };
+  for (const int64_t length : lengths) {
+    const study::NeedleRow row = study::find_needles(*loaded.model, tokens, length, kTrials, kSeed,
+                                                     {precision, saved, scratch});
+    std::string line = fmt::format("{:8}", length) + shown(row.absent);
+    for (const study::NeedleScore& score : row.at_depth) line += shown(score);
+    print_now(line + (length > context ? "  beyond the model's context\n" : "\n"));
+  }
+}
+
 void run(const Arguments& arguments) {
   const auto precision =
       arguments.precision == "fp32" ? model::Precision::kF32 : model::Precision::kBF16;
@@ -106,6 +158,10 @@ void run(const Arguments& arguments) {
   const TemporaryFolder standard_input;
   const auto held_out = train::held_out(train::find_sources(arguments.data, standard_input.path()),
                                         arguments.text_field, train::encoder_of(tokenizer));
+  if (arguments.needle) {
+    if (!arguments.logprobs.empty()) fail("--needle and --logprobs exclude each other; give one");
+    return run_needle(loaded, precision, held_out.tokens, arguments.window);
+  }
   LogprobsFile logprobs(arguments.logprobs);
 
   train::EvalOptions how;
@@ -149,12 +205,15 @@ void add_eval_command(CLI::App& app) {
       ->capture_default_str();
   command
       ->add_option("--seq", arguments->window,
-                   "Tokens of a window (default: the length it was trained on)")
+                   "Tokens of a window (default: the length it was trained on; with --needle: the "
+                   "model's context)")
       ->check(CLI::Range(2, 1 << 20));
   command->add_option("--precision", arguments->precision, "What is computed in")
       ->check(CLI::IsMember({"fp32", "bf16"}))
       ->capture_default_str();
   add_ema_option(*command, arguments->ema);
+  command->add_flag("--needle", arguments->needle,
+                    "Whether a string that the text held is found again");
   command->add_option("--logprobs", arguments->logprobs, "Write a line for each token here");
   command->callback([arguments] { run(*arguments); });
 }

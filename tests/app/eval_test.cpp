@@ -85,6 +85,29 @@ TEST(Eval, AveragedWeightsAreRead) {
       "without", "averaged", "--ema");
 }
 
+// Lengths down to what holds a needle, and beyond the context, which it says.
+TEST(Eval, NeedlesAreToldOfByLengthAndDepth) {
+  const SmallRuns runs;
+  expect_success(run_program(runs.flags("run", {"--steps", "2"})));
+  std::vector<std::string> line = {"eval", runs.path("run"), "--data", runs.path("valid.txt"),
+                                   "--needle"};
+  const Said at_context = run_program(line);
+  expect_success(at_context);
+  EXPECT_THAT(at_context.out, HasSubstr("never told"));
+  EXPECT_THAT(at_context.out, HasSubstr("\n      64 "));
+  EXPECT_THAT(at_context.out, testing::Not(HasSubstr("beyond")));
+  EXPECT_EQ(run_program(line).out, at_context.out);
+  line.insert(line.end(), {"--seq", "200"});
+  const Said beyond = run_program(line);
+  expect_success(beyond);
+  for (const char* part :
+       {"\n      50 ", "\n     100 ", "\n     200 ", "beyond the model's context"}) {
+    EXPECT_THAT(beyond.out, HasSubstr(part));
+  }
+  line.back() = "40";
+  expect_fault(run_program(line), "--needle", "48");
+}
+
 TEST(Eval, BadInputIsNamed) {
   const SmallRuns runs;
   expect_success(run_program(runs.flags("run", {"--steps", "2"})));
