@@ -28,10 +28,10 @@ before it. Bits per byte count every byte and do not depend on the tokenizer.
 "text": what it stands for (U+FFFD where it ends within a character), "logprob": natural logarithm
 of its probability}.
 
---needle asks instead whether the model finds in a long context what it was told there: a string of
-random tokens lies at a depth of the text (0%: its beginning), and is begun again at the end. Printed
-are the share of its further tokens that the model finds likeliest, and their mean log-probability;
-also where the string was never told. --seq, then, is the longest text, also beyond the model's
+--needle asks instead whether the model finds in a long context what it read there: words from
+elsewhere in the text lie at a depth of it (0%: its beginning), and are begun again at the end. Printed
+are the share of their further tokens that the model finds likeliest, and their mean log-probability;
+beside it, where they were never read. --seq, then, is the longest text, also beyond the model's
 context: what `minke train --extend-context` is for is seen before and after.
 
 Examples:
@@ -117,18 +117,22 @@ std::vector<int64_t> needle_lengths(int64_t longest) {
 
 void run_needle(const infer::LoadedModel& loaded, model::Precision precision,
                 std::span<const int32_t> tokens, int64_t longest) {
-  constexpr int64_t kTrials = 16;
+  constexpr int64_t kTrials = 32;
   constexpr uint64_t kSeed = 1;
   const int64_t context = loaded.config.model.max_position_embeddings;
-  if (tokens.size() < 2) fail("the held-out text is empty");
   const auto lengths = needle_lengths(longest > 0 ? longest : context);
+  if (std::ssize(tokens) <= 2 * lengths.back()) {
+    fail("--needle: the held-out text has {} tokens, expected twice --seq, {}", tokens.size() - 1,
+         2 * lengths.back());
+  }
   const auto memory = model::step_memory(loaded.config.model, precision, 1, lengths.back());
   Arena saved(2 * memory.activations + memory.workspace), scratch(8 * memory.workspace);
   fmt::print(
-      "{} random tokens at a depth of a text, and again at its end; there, of the {} behind the\n"
-      "first {}: the share found likeliest, mean log-probability (nats). {} texts each.\n",
+      "{} tokens from elsewhere at a depth of a text, and again at its end; there, of the {} "
+      "behind\n"
+      "the first {}: the share found likeliest, mean log-probability (nats). {} texts each.\n",
       study::kNeedleTokens, study::kNeedleTokens - study::kNeedleCue, study::kNeedleCue, kTrials);
-  fmt::print("{:>8} {:>14}", "tokens", "never told");
+  fmt::print("{:>8} {:>14}", "tokens", "never read");
   for (const double depth : study::kNeedleDepths) {
     fmt::print(" {:>14}", fmt::format("at {:.0f}%", 100 * depth));
   }
@@ -213,7 +217,7 @@ void add_eval_command(CLI::App& app) {
       ->capture_default_str();
   add_ema_option(*command, arguments->ema);
   command->add_flag("--needle", arguments->needle,
-                    "Whether a string that the text held is found again");
+                    "Whether words that the context holds are found again");
   command->add_option("--logprobs", arguments->logprobs, "Write a line for each token here");
   command->callback([arguments] { run(*arguments); });
 }

@@ -35,23 +35,26 @@ NeedleScore score(model::Transformer& model, std::span<const int32_t> tokens, in
 
 std::vector<int32_t> needle_text(std::span<const int32_t> tokens, int64_t length,
                                  std::optional<double> depth, uint64_t seed, int64_t trial) {
-  MINKE_CHECK(length >= kShortestNeedleText && tokens.size() > 1, "a needle in {} tokens", length);
+  const std::span<const int32_t> text = tokens.subspan(1);
+  const auto size = std::ssize(text);
+  MINKE_CHECK(length >= kShortestNeedleText && 2 * length <= size, "{} of {} tokens", length, size);
   Rng rng(stream_key(seed, static_cast<uint64_t>(trial), "needle"));
-  const std::span<const int32_t> held_out = tokens.subspan(1);
-  std::vector<int32_t> needle;
-  for (int64_t i = 0; i < kNeedleTokens; ++i)
-    needle.push_back(held_out[rng.below(held_out.size())]);
-
-  size_t at = rng.below(held_out.size());
-  std::vector<int32_t> out = {tokens.front()};
+  // Before `end` in the ring lies the text around it, behind it the needle: no length changes them.
+  const auto end = static_cast<int64_t>(rng.below(static_cast<uint64_t>(size)));
+  const auto from = end + static_cast<int64_t>(rng.below(static_cast<uint64_t>(size / 2)));
+  const auto add = [&](std::vector<int32_t>& out, int64_t begin, int64_t count) {
+    for (int64_t i = begin; i < begin + count; ++i) {
+      out.push_back(text[static_cast<size_t>((i + size) % size)]);
+    }
+  };
   const int64_t told = depth ? kNeedleTokens : 0;
   const int64_t around = length - 1 - kNeedleTokens - told;
-  for (int64_t i = 0; i < around; ++i) out.push_back(held_out[at++ % held_out.size()]);
-  if (depth) {
-    const auto before = static_cast<int64_t>(*depth * static_cast<double>(around));
-    out.insert(out.begin() + 1 + before, needle.begin(), needle.end());
-  }
-  out.insert(out.end(), needle.begin(), needle.end());
+  const auto before = static_cast<int64_t>(depth.value_or(0) * static_cast<double>(around));
+  std::vector<int32_t> out = {tokens.front()};
+  add(out, end - around, before);
+  add(out, from, told);
+  add(out, end - around + before, around - before);
+  add(out, from, kNeedleTokens);
   return out;
 }
 

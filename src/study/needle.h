@@ -1,6 +1,6 @@
-// Whether a model finds in its context what it was told there: a string of random tokens lies at
-// some depth of a text and is begun again at the text's end. Whoever remembers it goes on with it;
-// nobody can guess it. Where it was never told, the same is a guess, for comparison.
+// Whether a model finds in its context what it read there: some words from elsewhere lie at a depth
+// of a text and are begun again at the text's end. Whoever remembers them goes on with them. How
+// well the same words are guessed that were never there is beside it, for comparison.
 #pragma once
 
 #include <array>
@@ -18,10 +18,10 @@ inline constexpr int64_t kNeedleCue = 4;  // given again; the others are scored
 inline constexpr int64_t kShortestNeedleText = 4 * kNeedleTokens;
 inline constexpr std::array<double, 5> kNeedleDepths = {0, 0.25, 0.5, 0.75, 1};
 
-// A text of `length` tokens: BOS, held-out text from a random place, among it the needle at `depth`
-// of it (0: first; absent: not at all), and the needle. Text and needle are drawn by (seed, trial).
-// Needle tokens are such as occur in the text. tokens: BOS, then held-out text; it is read as a
-// ring.
+// A text of `length` tokens: BOS, held-out text, among it the needle at `depth` of it (0: first;
+// absent: not at all), and the needle. Both are drawn by (seed, trial) from `tokens` (BOS, then
+// held-out text; a ring of twice `length` at least), the needle from where the text is not. A
+// longer text is the shorter one and what was before it.
 std::vector<int32_t> needle_text(std::span<const int32_t> tokens, int64_t length,
                                  std::optional<double> depth, uint64_t seed, int64_t trial);
 

@@ -89,11 +89,12 @@ TEST(Eval, AveragedWeightsAreRead) {
 TEST(Eval, NeedlesAreToldOfByLengthAndDepth) {
   const SmallRuns runs;
   expect_success(run_program(runs.flags("run", {"--steps", "2"})));
-  std::vector<std::string> line = {"eval", runs.path("run"), "--data", runs.path("valid.txt"),
+  runs.write("long.txt", small_text(3, 200));
+  std::vector<std::string> line = {"eval", runs.path("run"), "--data", runs.path("long.txt"),
                                    "--needle"};
   const Said at_context = run_program(line);
   expect_success(at_context);
-  EXPECT_THAT(at_context.out, HasSubstr("never told"));
+  EXPECT_THAT(at_context.out, HasSubstr("never read"));
   EXPECT_THAT(at_context.out, HasSubstr("\n      64 "));
   EXPECT_THAT(at_context.out, testing::Not(HasSubstr("beyond")));
   EXPECT_EQ(run_program(line).out, at_context.out);
@@ -106,6 +107,8 @@ TEST(Eval, NeedlesAreToldOfByLengthAndDepth) {
   }
   line.back() = "40";
   expect_fault(run_program(line), "--needle", "48");
+  line.back() = "10000";
+  expect_fault(run_program(line), "--needle", "20000");
 }
 
 TEST(Eval, BadInputIsNamed) {

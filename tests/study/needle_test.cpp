@@ -20,26 +20,34 @@ std::vector<int32_t> text_of(int64_t size) {
 
 // Each token of the text is one, so that whatever is not needle is known by its order.
 TEST(Needle, LiesAtItsDepthAndAgainAtTheEnd) {
-  const std::vector<int32_t> tokens = text_of(100'000);
-  for (const int64_t length : {kShortestNeedleText, int64_t{101}, int64_t{1000}}) {
-    for (int64_t trial = 0; trial < 3; ++trial) {
+  const std::vector<int32_t> tokens = text_of(2001);
+  const auto needle_of = [](const std::vector<int32_t>& text) {
+    return std::vector<int32_t>(text.end() - kNeedleTokens, text.end());
+  };
+  for (int64_t trial = 0; trial < 40; ++trial) {
+    const auto longest = needle_text(tokens, 1000, {}, 5, trial);
+    for (const int64_t length : {kShortestNeedleText, int64_t{101}, int64_t{1000}}) {
       const auto absent = needle_text(tokens, length, {}, 5, trial);
       ASSERT_EQ(std::ssize(absent), length);
       EXPECT_EQ(absent.front(), 0);
-      const std::span<const int32_t> needle = std::span(absent).last(kNeedleTokens);
-      EXPECT_EQ(std::ranges::search(std::span(absent).first(absent.size() - 1), needle).size(), 0);
+      EXPECT_TRUE(std::equal(absent.begin() + 1, absent.end(), longest.end() - length + 1));
+      const std::vector<int32_t> needle = needle_of(absent);
+      // Never read: none of its tokens is anywhere else.
+      EXPECT_EQ(std::find_first_of(absent.begin(), absent.end() - kNeedleTokens, needle.begin(),
+                                   needle.end()),
+                absent.end() - kNeedleTokens);
       for (const double depth : kNeedleDepths) {
         const auto told = needle_text(tokens, length, depth, 5, trial);
         ASSERT_EQ(std::ssize(told), length);
+        EXPECT_EQ(needle_of(told), needle);
         const auto found = std::ranges::search(told, needle);
         ASSERT_EQ(std::ssize(found), kNeedleTokens);
-        const auto around = static_cast<double>(length - 1 - 2 * kNeedleTokens);
-        EXPECT_EQ(found.begin() - told.begin(), 1 + static_cast<int64_t>(depth * around));
-        EXPECT_TRUE(std::ranges::equal(std::span(told).last(kNeedleTokens), needle));
-        // The text around it is what the other holds.
-        std::vector<int32_t> rest(told.begin(), found.begin());
+        const int64_t around = length - 1 - 2 * kNeedleTokens;
+        EXPECT_EQ(found.begin() - told.begin(),
+                  1 + static_cast<int64_t>(depth * static_cast<double>(around)));
+        std::vector<int32_t> rest(told.begin() + 1, found.begin());
         rest.insert(rest.end(), found.end(), told.end() - kNeedleTokens);
-        EXPECT_TRUE(std::ranges::equal(rest, std::span(absent).first(rest.size())));
+        EXPECT_TRUE(std::equal(rest.begin(), rest.end(), absent.end() - kNeedleTokens - around));
       }
       EXPECT_EQ(absent, needle_text(tokens, length, {}, 5, trial));
       EXPECT_NE(absent, needle_text(tokens, length, {}, 6, trial));
