@@ -240,8 +240,8 @@ void add_all(OpCases& cases, const Size& size, bool bench) {
     for (const DType x : kFormats) {
       if (bench && x != y) continue;
       const std::string formats = fmt::format("{}<-{}", short_name(y), short_name(x));
-      // A row that several experts read is read at least once.
-      add_case<GatherRun>(cases, "gather_rows", size, formats, bytes(x) + K * bytes(y),
+      // A row is read again for each expert: by then no cache holds it.
+      add_case<GatherRun>(cases, "gather_rows", size, formats, K * (bytes(x) + bytes(y)),
                           K * bytes(y), bench, y, x);
       add_case<CombineRun>(cases, "combine_rows", size, formats, K * bytes(x) + bytes(y), bytes(y),
                            bench, y, x, false);

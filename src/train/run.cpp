@@ -5,6 +5,7 @@
 #include <cmath>
 #include <limits>
 #include <map>
+#include <span>
 
 #include "base/hash.h"
 #include "base/interrupt.h"
@@ -44,8 +45,8 @@ constexpr int64_t kWindowsDuringTraining = 64;
 constexpr int64_t kPictures = 200, kNorms = 100;
 constexpr int64_t kSampleTokens = 120;
 // Shares of a run given in minutes that are kept for what is not a step.
-constexpr double kShareOfSteps = 0.94;
-constexpr int64_t kTimingSteps = 6;
+constexpr double kShareOfSteps = 0.94, kShareOfTiming = 0.02, kMostSecondsOfTiming = 20;
+constexpr size_t kTimingSteps = 6;
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 // Spikes one after the other, or rollbacks to one step, after which the run ends: it will not mend.
 constexpr int64_t kMostSkipped = 10;
@@ -170,22 +171,27 @@ void Run::make_trainer(const Options& options) {
           : LearnedSource());
 }
 
-// A few steps are timed and forgotten: the run then begins anew with a number of steps that is
-// written down.
+// Steps are timed for a small share of the run and forgotten: the run then begins anew with a
+// number of steps that is written down.
 void Run::fix_steps() {
   Options timing = options_;
   timing.steps = 1'000'000;
   timing.batch_start = 0;  // the batch that most of the run has
   make_trainer(timing);
   std::vector<double> times;
-  for (int64_t i = 0; i < kTimingSteps && (times.empty() || !interrupted()); ++i) {
+  const auto begin = Clock::now();
+  const double long_enough = std::min(options_.minutes * 60 * kShareOfTiming, kMostSecondsOfTiming);
+  while (times.empty() ||
+         (!interrupted() && (times.size() < kTimingSteps || seconds_since(begin) < long_enough))) {
     const auto start = Clock::now();
     trainer_->step();
     times.push_back(seconds_since(start));
   }
-  // The median: the first step also touches all memory for the first time.
-  std::ranges::sort(times);
-  const double each = times[times.size() / 2];
+  // The median of the later half: early steps touch memory for the first time, and a processor
+  // that was idle is slow for some seconds.
+  const auto later = std::span(times).last((times.size() + 1) / 2);
+  std::ranges::sort(later);
+  const double each = later[later.size() / 2];
   const double rows =
       options_.minutes * 60 * kShareOfSteps / each * static_cast<double>(options_.batch);
   options_.steps = std::max<int64_t>(10, steps_for(options_, rows));

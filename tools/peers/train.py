@@ -12,6 +12,7 @@ import argparse
 import json
 import statistics
 import subprocess
+import sys
 import time
 
 import torch
@@ -74,8 +75,12 @@ def main():
     args = parser.parse_args()
 
     peer = TorchTrainer(args)
-    for _ in range(3):
+    start = time.perf_counter()
+    for i in range(3):
         peer.step()  # compiles, touches memory
+        print(f"PyTorch's step {i + 1} ended after {time.perf_counter() - start:.0f} s",
+              file=sys.stderr)
+    print("measuring", file=sys.stderr)
     torch_rates, minke_rates, shares = [], [], []
     for _ in range(args.turns):
         torch_rates += [peer.step() for _ in range(args.steps)]

@@ -5,43 +5,100 @@
 namespace minke::ops::kernels::MINKE_TARGET {
 namespace {
 
-// Two vectors at a time: a cache line of BF16.
-template <typename Y, typename X>
-void combine(const Matrix& y_TD, bool accumulate, const Matrix& x_RD, const int32_t* row,
-             int64_t choices, int64_t begin, int64_t end) {
-  const auto add = [&](Y* y, int64_t i, int n, const Vec& sum) {
-    store_n(y + i, accumulate ? load_n(y + i, n) + sum : sum, n);
-  };
-  const int64_t D = y_TD.cols;
-  for (int64_t t = begin; t < end; ++t) {
-    Y* y = row_of<Y>(y_TD, t);
-    const int32_t* rows = row + t * choices;
-    const int32_t* next = t + 1 < end ? rows + choices : rows;
-    int64_t i = 0;
-    for (; i + 2 * kLanes <= D; i += 2 * kLanes) {
-      Vec low = zero(), high = zero();
-      for (int64_t k = 0; k < choices; ++k) {
-        const X* x = row_of<X>(x_RD, rows[k]) + i;
-        prefetch(row_of<X>(x_RD, next[k]) + i);
-        low = low + load(x);
-        high = high + load(x + kLanes);
-      }
-      add(y, i, kLanes, low);
-      add(y, i + kLanes, kLanes, high);
-    }
-    for (; i < D; i += kLanes) {
-      const int n = D - i < kLanes ? static_cast<int>(D - i) : kLanes;
-      Vec sum = zero();
-      for (int64_t k = 0; k < choices; ++k) sum = sum + load_n(row_of<X>(x_RD, rows[k]) + i, n);
-      add(y, i, n, sum);
+constexpr int64_t kLineBytes = 64;
+
+// A row begins where no processor expects it, so each is asked for while the one before is read.
+template <bool kStream, typename Y, typename X>
+void gather_row(Y* y, const X* x, const X* next, int64_t D) {
+  constexpr int64_t kPiece = kLineBytes / sizeof(X);
+  int64_t i = 0;
+  for (; i + kPiece <= D; i += kPiece) {
+    prefetch(next + i);
+    if constexpr (!__is_same(Y, X)) {
+      for (int64_t j = i; j < i + kPiece; j += kLanes) store(y + j, load(x + j));
+    } else if constexpr (kStream) {
+      stream_line(y + i, x + i);
+    } else {
+      __builtin_memcpy(y + i, x + i, kLineBytes);
     }
   }
+  if constexpr (__is_same(Y, X)) {
+    __builtin_memcpy(y + i, x + i, static_cast<size_t>(D - i) * sizeof(X));
+  } else {
+    for (; i < D; i += kLanes) {
+      const int n = D - i < kLanes ? static_cast<int>(D - i) : kLanes;
+      store_n(y + i, load_n(x + i, n), n);
+    }
+  }
+}
+
+template <typename Y, typename X>
+void gather(const Matrix& y_RD, bool streams, const Matrix& x_TD, const int32_t* row, int64_t begin,
+            int64_t end) {
+  const auto run = streams ? gather_row<true, Y, X> : gather_row<false, Y, X>;
+  for (int64_t r = begin; r < end; ++r) {
+    const X* x = row_of<X>(x_TD, row[r]);
+    run(row_of<Y>(y_RD, r), x, r + 1 < y_RD.rows ? row_of<X>(x_TD, row[r + 1]) : x, y_RD.cols);
+  }
+  if (streams) end_streams();
+}
+
+enum class Write : uint8_t { kStore, kStream, kAdd };
+
+// Two vectors at a time: one cache line or two.
+template <Write kWrite, typename Y, typename X>
+void combine_row(Y* y, const Matrix& x_RD, const int32_t* rows, const int32_t* next,
+                 int64_t choices, int64_t D) {
+  const auto put = [&](int64_t i, int n, const Vec& sum) {
+    if (kWrite == Write::kAdd) {
+      store_n(y + i, load_n(y + i, n) + sum, n);
+    } else if (kWrite == Write::kStream && n == kLanes) {
+      stream(y + i, sum);
+    } else {
+      store_n(y + i, sum, n);
+    }
+  };
+  int64_t i = 0;
+  for (; i + 2 * kLanes <= D; i += 2 * kLanes) {
+    Vec low = zero(), high = zero();
+    for (int64_t k = 0; k < choices; ++k) {
+      const X* x = row_of<X>(x_RD, rows[k]) + i;
+      const X* ahead = row_of<X>(x_RD, next[k]) + i;
+      prefetch(ahead);
+      if constexpr (2 * kLanes * sizeof(X) > kLineBytes) prefetch(ahead + kLanes);
+      low = low + load(x);
+      high = high + load(x + kLanes);
+    }
+    put(i, kLanes, low);
+    put(i + kLanes, kLanes, high);
+  }
+  for (; i < D; i += kLanes) {
+    const int n = D - i < kLanes ? static_cast<int>(D - i) : kLanes;
+    Vec sum = zero();
+    for (int64_t k = 0; k < choices; ++k) sum = sum + load_n(row_of<X>(x_RD, rows[k]) + i, n);
+    put(i, n, sum);
+  }
+}
+
+template <typename Y, typename X>
+void combine(const Matrix& y_TD, bool accumulate, bool streams, const Matrix& x_RD,
+             const int32_t* row, int64_t choices, int64_t begin, int64_t end) {
+  const auto run = accumulate ? combine_row<Write::kAdd, Y, X>
+                   : streams  ? combine_row<Write::kStream, Y, X>
+                              : combine_row<Write::kStore, Y, X>;
+  for (int64_t t = begin; t < end; ++t) {
+    const int32_t* rows = row + t * choices;
+    run(row_of<Y>(y_TD, t), x_RD, rows, t + 1 < y_TD.rows ? rows + choices : rows, choices,
+        y_TD.cols);
+  }
+  if (streams) end_streams();
 }
 
 }  // namespace
 
 const PermuteKernels& permute_kernels() {
   static constexpr PermuteKernels kTable{
+      {{gather<float, float>, gather<float, bf16>}, {gather<bf16, float>, gather<bf16, bf16>}},
       {{combine<float, float>, combine<float, bf16>}, {combine<bf16, float>, combine<bf16, bf16>}}};
   return kTable;
 }

@@ -65,6 +65,14 @@ inline void store_partial(float* p, Vec a, int n) { _mm512_mask_storeu_ps(p, lan
 inline void store_partial(bf16* p, Vec a, int n) {
   _mm256_mask_storeu_epi16(p, lanes(n), to_bf16(a));
 }
+// Past the caches; p is at a multiple of the bytes stored.
+inline void stream(float* p, Vec a) { _mm512_stream_ps(p, a.v); }
+inline void stream(bf16* p, Vec a) {
+  _mm256_stream_si256(reinterpret_cast<__m256i*>(p), to_bf16(a));
+}
+inline void stream_line(void* to, const void* from) {
+  _mm512_stream_si512(static_cast<__m512i*>(to), _mm512_loadu_si512(from));
+}
 inline Vec operator+(Vec a, Vec b) { return {_mm512_add_ps(a.v, b.v)}; }
 inline Vec operator-(Vec a, Vec b) { return {_mm512_sub_ps(a.v, b.v)}; }
 inline Vec operator*(Vec a, Vec b) { return {_mm512_mul_ps(a.v, b.v)}; }
@@ -125,6 +133,14 @@ inline void store_partial(bf16* p, Vec a, int n) {
   _mm_store_si128(reinterpret_cast<__m128i*>(h), to_bf16(a));
   std::memcpy(static_cast<void*>(p), h, static_cast<size_t>(n) * 2);
 }
+inline void stream(float* p, Vec a) { _mm256_stream_ps(p, a.v); }
+inline void stream(bf16* p, Vec a) { _mm_stream_si128(reinterpret_cast<__m128i*>(p), to_bf16(a)); }
+inline void stream_line(void* to, const void* from) {
+  for (int i = 0; i < 2; ++i) {
+    _mm256_stream_si256(static_cast<__m256i*>(to) + i,
+                        _mm256_loadu_si256(static_cast<const __m256i*>(from) + i));
+  }
+}
 inline Vec operator+(Vec a, Vec b) { return {_mm256_add_ps(a.v, b.v)}; }
 inline Vec operator-(Vec a, Vec b) { return {_mm256_sub_ps(a.v, b.v)}; }
 inline Vec operator*(Vec a, Vec b) { return {_mm256_mul_ps(a.v, b.v)}; }
@@ -177,6 +193,9 @@ inline void store(float* p, Vec a) { *p = a.v; }
 inline void store(bf16* p, Vec a) { *p = bf16(a.v); }
 inline void store_partial(float*, Vec, int) {}
 inline void store_partial(bf16*, Vec, int) {}
+inline void stream(float* p, Vec a) { store(p, a); }
+inline void stream(bf16* p, Vec a) { store(p, a); }
+inline void stream_line(void* to, const void* from) { __builtin_memcpy(to, from, 64); }
 inline Vec operator+(Vec a, Vec b) { return {a.v + b.v}; }
 inline Vec operator-(Vec a, Vec b) { return {a.v - b.v}; }
 inline Vec operator*(Vec a, Vec b) { return {a.v * b.v}; }
@@ -234,6 +253,12 @@ inline void for_each_vector(int64_t count, Body&& body) {
   int64_t i = 0;
   for (; i + kLanes <= count; i += kLanes) body(i, kLanes);
   if (i < count) body(i, static_cast<int>(count - i));
+}
+// What was streamed becomes visible before what the thread stores later.
+inline void end_streams() {
+#if !defined(MINKE_TARGET_scalar)
+  _mm_sfence();
+#endif
 }
 // Asks for the cache line at p, which need not be anyone's: a kernel that computes much on rows
 // asks for the next one, since processors look no further than a page.
