@@ -259,8 +259,9 @@ void Run::continue_log() {
 }
 
 bool Run::due(int64_t every, int64_t parts, int64_t step) const {
-  const int64_t interval = every > 0 ? every : std::max<int64_t>(1, options_.steps / parts);
-  return step % interval == 0;
+  if (every > 0) return step % every == 0;
+  const int64_t interval = std::max<int64_t>(1, options_.steps / parts);
+  return step % interval == 0 && step + interval / 2 <= options_.steps;
 }
 
 double Run::flops_per_token() const {

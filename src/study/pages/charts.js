@@ -251,8 +251,9 @@ function drawLearning(root, view, compressors = []) {
   add("loss", "Training loss", alone ? loss.concat(Array.from({length: depths}, (_, k) => mtp(runs[0], k))) : loss);
   charts.push(chart("held-out", "Held-out text", "bits a byte", axis.name, runs.flatMap(r => {
     const curve = (name, events, of, more) => ({name, color: r.color, dots: true, points: events.map(e => [axis.of(r, e), of(e)]), ...more});
-    const averaged = r.evals.filter(e => e.ema);
-    return [curve(r.name, r.evals, e => e.bits_per_byte), ...(averaged.length ? [curve(r.name + ", averaged weights", averaged, e => e.ema.bits_per_byte, {dash: true})] : [])];
+    const looks = r.evals.filter(e => !e.whole), whole = r.evals.filter(e => e.whole), averaged = looks.filter(e => e.ema);
+    const of = [curve(r.name, looks, e => e.bits_per_byte), curve(r.name + ", all of the text", whole, e => e.bits_per_byte, {color: alone ? color(2) : r.color}), curve(r.name + ", averaged weights", averaged, e => e.ema.bits_per_byte, {dash: true})];
+    return of.filter(c => c.points.length);
   }), {lines: compressors.map(c => ({name: c.name, y: c.bits_per_byte}))}));
   if (!alone) for (let k = 0; k < depths; ++k) add(`mtp${k}`, `Training loss of MTP depth ${k + 1}`, runs.filter(r => k < (r.steps[0]?.mtp_loss.length ?? 0)).map(r => mtp(r, k)));
   section(root, "learning", "What it learns", "Cross-entropy in nats a token; multi-token prediction (MTP) depth 1 predicts the token after the next. Bits a byte do not depend on the tokenizer.", row("learning", ...charts));
