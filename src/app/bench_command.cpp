@@ -72,6 +72,20 @@ void run_kernels(const study::BenchOptions& options, bool json) {
   });
 }
 
+// What of a whole goes where, and the rest of it.
+void print_ops(const std::vector<ProfileEntry>& ops, double seconds) {
+  double all = 0;
+  const auto row = [&](const std::string& what, double part) {
+    print_now(
+        fmt::format("  {:24} {:5.1f}% {:>10.3f} ms\n", what, 100 * part / seconds, 1e3 * part));
+  };
+  for (const ProfileEntry& op : ops) {
+    row(op.name, op.seconds);
+    all += op.seconds;
+  }
+  row("everything else", seconds - all);
+}
+
 struct TrainArguments {
   train::Options options;
   int64_t steps = 10;
@@ -116,30 +130,30 @@ void run_train(const TrainArguments& arguments) {
       name, result.tokens, shape, thread_count(), ops::isa_name(), result.tokens_per_second,
       result.flops / 1e9, 100 * result.mfu, result.peak / 1e9, format_duration(result.seconds),
       result.max_vio));
-  const auto row = [&](const std::string& what, double seconds) {
-    print_now(fmt::format("  {:24} {:5.1f}% {:>10.2f} ms\n", what, 100 * seconds / timed,
-                          1e3 * seconds / static_cast<double>(arguments.steps)));
-  };
-  for (const ProfileEntry& op : result.ops) row(op.name, op.seconds);
-  row("everything else", timed - all);
+  std::vector<ProfileEntry> ops = result.ops;
+  const auto steps = static_cast<double>(arguments.steps);
+  for (ProfileEntry& op : ops) op.seconds /= steps;
+  print_ops(ops, timed / steps);
 }
 
 struct DecodeArguments {
   std::string model, synthetic, precision = "bf16", text_file;
-  int64_t layers = 0;
+  int64_t layers = 0, dense = -1;
   int64_t prompt = 256, text = 64, prefill_rows = 64;
   double temperature = 0;
   bool json = false;
 };
 
-// Of a random model: its first layers, where not all are asked for.
+// Of a random model: its first layers without MTP's, where not all are asked for.
 checkpoint::HfConfig synthetic_config(const DecodeArguments& arguments) {
   checkpoint::HfConfig config = checkpoint::read_config(arguments.synthetic);
   if (arguments.layers > 0) {
     config.model.num_hidden_layers = arguments.layers;
-    config.model.first_k_dense_replace =
-        std::min(config.model.first_k_dense_replace, arguments.layers);
+    config.model.num_nextn_predict_layers = 0;
   }
+  int64_t& dense = config.model.first_k_dense_replace;
+  if (arguments.dense >= 0) dense = arguments.dense;
+  dense = std::min(dense, config.model.num_hidden_layers);
   config.model.check();
   return config;
 }
@@ -242,6 +256,10 @@ void bench_model(const DecodeArguments& arguments, const fs::path& folder,
       name, arguments.precision, thread_count(), ops::isa_name(), r.prompt, r.prefill_rate,
       100 * r.prefill_share, r.prefill_peak / 1e9, r.text, r.decode_rate, 100 * r.decode_share,
       r.read / 1e9, format_bytes(r.token_bytes)));
+  print_now("a prompt\n");
+  print_ops(r.prefill_ops.ops, r.prefill_ops.seconds);
+  print_now("a decoded token\n");
+  print_ops(r.decode_ops.ops, r.decode_ops.seconds);
   drafts();
 }
 
@@ -342,9 +360,13 @@ void add_bench_command(CLI::App& app) {
       "A config.json: of a random model of that shape, which is written to a temporary "
       "folder and deleted after");
   which->require_option(1);
-  decode->add_option("--layers", d->layers, "Of a random model, so many of its layers; 0: all")
+  decode
+      ->add_option("--layers", d->layers,
+                   "Of a random model, so many of its layers, and no MTP; 0: all")
       ->check(CLI::Range(0, 1 << 20))
       ->capture_default_str();
+  decode->add_option("--dense", d->dense, "Of a random model, so many dense layers before MoE ones")
+      ->check(CLI::Range(0, 1 << 20));
   decode->add_option("--prompt", d->prompt, "Tokens of the prompt")
       ->check(CLI::Range(1, 1 << 20))
       ->capture_default_str();

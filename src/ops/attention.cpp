@@ -222,7 +222,7 @@ struct LatentGroup {
 };
 constexpr int64_t kLatentGroup = 16;
 // A row is cut into parts of so many tokens, whatever the other rows are.
-constexpr int64_t kLatentTokens = 256;
+constexpr int64_t kLatentTokens = 128;
 
 int64_t latent_parts(int64_t length) { return ceil_div(length, kLatentTokens); }
 

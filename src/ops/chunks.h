@@ -16,18 +16,15 @@ class Chunks {
  public:
   // The next item's.
   void add(int64_t chunks) { ends_.push_back(total() + chunks); }
-  // Calls body(item, chunk of that item). alone: in this thread, where it is done before another
-  // has woken.
+  // Calls body(item, chunk of that item).
   template <typename Body>
-  void run(Body&& body, bool alone = false) const {
-    parallel_for(
-        total(), alone ? std::max<int64_t>(total(), 1) : 1, [&](int64_t begin, int64_t end) {
-          for (int64_t i = begin; i < end; ++i) {
-            const auto item = std::upper_bound(ends_.begin(), ends_.end(), i) - ends_.begin();
-            body(static_cast<size_t>(item),
-                 i - (item == 0 ? 0 : ends_[static_cast<size_t>(item) - 1]));
-          }
-        });
+  void run(Body&& body) const {
+    parallel_for(total(), 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        const auto item = std::upper_bound(ends_.begin(), ends_.end(), i) - ends_.begin();
+        body(static_cast<size_t>(item), i - (item == 0 ? 0 : ends_[static_cast<size_t>(item) - 1]));
+      }
+    });
   }
 
  private:

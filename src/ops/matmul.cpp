@@ -17,6 +17,7 @@ namespace minke::ops {
 namespace {
 
 using kernels::Fp8Kernels;
+using kernels::kBlockPanels;
 using kernels::kBlockRows;
 using kernels::kFp8UnitBytes;
 using kernels::kPanel;
@@ -48,27 +49,17 @@ void check_packed(const Packed& x) {
   MINKE_CHECK(x.n >= 0 && x.k >= 0 && reinterpret_cast<uintptr_t>(x.data) % 64 == 0);
 }
 
-// How a product is cut: into `row_blocks` of `rows`, and columns of `panels` panels.
-struct Cut {
-  int64_t rows = 0, row_blocks = 0, panels = 0, panel_blocks = 0;
+// A part of a product for one thread: rows by panels.
+struct Part {
+  size_t operation;
+  int64_t row, rows, panel, panels;
 };
 
-// Multiply-adds, of which a few rows take as long as kLeastRows: the time of reading the panels.
+// So few rows take as long as reading the panels does.
+constexpr int64_t kLeastRows = 8;
+// Multiply-adds, of which few rows take as long as kLeastRows.
 int64_t work_of(int64_t m, int64_t n, int64_t k) {
-  constexpr int64_t kLeastRows = 8;
   return m == 0 ? 0 : std::max(m, kLeastRows) * n * std::max<int64_t>(k, 1);
-}
-
-// Row blocks are even. A block is large enough to be worth a thread's while.
-Cut cut_product(int64_t m, int64_t n, int64_t k, int64_t group_rows) {
-  constexpr int64_t kWork = int64_t{1} << 25, kMostPanels = 16;
-  Cut cut;
-  if (m == 0 || n == 0) return cut;
-  cut.rows = ceil_div(ceil_div(m, ceil_div(m, kBlockRows)), group_rows) * group_rows;
-  cut.row_blocks = ceil_div(m, cut.rows);
-  cut.panels = std::clamp<int64_t>(ceil_div(kWork, work_of(cut.rows, kPanel, k)), 1, kMostPanels);
-  cut.panel_blocks = ceil_div(ceil_div(n, kPanel), cut.panels);
-  return cut;
 }
 
 // A product whose left side may be packed too.
@@ -142,10 +133,9 @@ void run_fp8_block(const Operation& op, int64_t row, int64_t panel, const Matrix
       ->block[format_index(op.left_format)][format_index(out.dtype)](block);
 }
 
-void run_block(const Operation& op, const Cut& cut, int64_t chunk) {
-  const int64_t row = chunk / cut.panel_blocks * cut.rows;
-  const int64_t panel = chunk % cut.panel_blocks * cut.panels;
-  const Matrix out = part(op.out, row, cut.rows, panel * kPanel, cut.panels * kPanel);
+void run_part(const Operation& op, const Part& p) {
+  const int64_t row = p.row, panel = p.panel;
+  const Matrix out = part(op.out, row, p.rows, panel * kPanel, p.panels * kPanel);
   if (is_codes(op.right.format)) return run_fp8_block(op, row, panel, out);
   MatmulBlock block{};
   // A block of rows begins a group, or is within the only one.
@@ -166,20 +156,68 @@ void run_block(const Operation& op, const Cut& cut, int64_t chunk) {
       ->block[format_index(op.right.format)][format_index(out.dtype)](block);
 }
 
+// Row blocks are even. A part is large enough to be worth a thread's while.
+void cut(std::vector<Part>& parts, const Operation& op, size_t index) {
+  constexpr int64_t kWork = int64_t{1} << 25, kMostPanels = 16;
+  const int64_t m = op.out.rows, group = op.group_rows == kPanel ? kPanel : 1;
+  const int64_t all = ceil_div(op.out.cols, kPanel);
+  if (m == 0) return;
+  const int64_t rows = ceil_div(ceil_div(m, ceil_div(m, kBlockRows)), group) * group;
+  const int64_t panels =
+      std::clamp<int64_t>(ceil_div(kWork, work_of(rows, kPanel, op.k)), 1, kMostPanels);
+  for (int64_t row = 0; row < m; row += rows) {
+    for (int64_t p = 0; p < all; p += panels) {
+      parts.push_back({index, row, rows, p, std::min(panels, all - p)});
+    }
+  }
+}
+
+// Where rows are few, reading the panels takes the time: parts are of many bytes, so that a thread
+// reads long runs, and of fewer near the end, where one thread waits for the last part of another.
+void cut_reading(std::vector<Part>& parts, const Operation& op, size_t index, int64_t& left) {
+  constexpr int64_t kMost = 1 << 20, kLeast = 1 << 18, kShare = 16;
+  const int64_t all = ceil_div(op.out.cols, kPanel), each = panel_bytes(op.right);
+  for (int64_t p = 0; p < all;) {
+    const int64_t bytes = std::clamp(left / kShare, kLeast, kMost);
+    const int64_t panels = std::min(
+        ceil_div(bytes, std::max<int64_t>(1, each) * kBlockPanels) * kBlockPanels, all - p);
+    parts.push_back({index, 0, op.out.rows, p, panels});
+    p += panels;
+    left -= panels * each;
+  }
+}
+
+// Parts depend on sizes alone.
+std::vector<Part> cut(std::span<const Operation> operations) {
+  std::vector<Part> parts;
+  int64_t bytes = 0;
+  bool few = true;
+  for (const Operation& op : operations) {
+    bytes += ceil_div(op.out.cols, kPanel) * panel_bytes(op.right);
+    few = few && op.out.rows <= kLeastRows;
+  }
+  for (size_t i = 0; i < operations.size(); ++i) {
+    if (few && operations[i].out.rows > 0) {
+      cut_reading(parts, operations[i], i, bytes);
+    } else {
+      cut(parts, operations[i], i);
+    }
+  }
+  return parts;
+}
+
 void run(std::span<const Operation> operations) {
-  Chunks chunks;
-  std::vector<Cut> cuts;
-  cuts.reserve(operations.size());
   constexpr int64_t kAlone = int64_t{1} << 21;  // some 10 us
   int64_t work = 0;
-  for (const Operation& op : operations) {
-    const bool packed = op.group_rows == kPanel;
-    work += work_of(op.out.rows, op.out.cols, op.k);
-    cuts.push_back(cut_product(op.out.rows, op.out.cols, op.k, packed ? kPanel : 1));
-    chunks.add(cuts.back().row_blocks * cuts.back().panel_blocks);
-  }
-  chunks.run([&](size_t i, int64_t chunk) { run_block(operations[i], cuts[i], chunk); },
-             work <= kAlone);
+  for (const Operation& op : operations) work += work_of(op.out.rows, op.out.cols, op.k);
+  const std::vector<Part> parts = cut(operations);
+  const auto count = std::ssize(parts);
+  parallel_for(count, work <= kAlone ? count + 1 : 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const Part& p = parts[static_cast<size_t>(i)];
+      run_part(operations[p.operation], p);
+    }
+  });
 }
 
 }  // namespace

@@ -1,6 +1,7 @@
 #include "study/bench_decode.h"
 
 #include <algorithm>
+#include <chrono>
 
 #include "base/error.h"
 #include "base/rng.h"
@@ -17,6 +18,18 @@ constexpr int kBursts = 7;
 double median(std::vector<double> x) {
   std::ranges::sort(x);
   return x[x.size() / 2];
+}
+
+// What `work` does, a `steps`-th of it.
+template <typename Work>
+DecodeBench::Ops profiled(double steps, Work&& work) {
+  start_profile();
+  const auto start = std::chrono::steady_clock::now();
+  work();
+  const std::chrono::duration<double> whole = std::chrono::steady_clock::now() - start;
+  DecodeBench::Ops out{whole.count() / steps, finish_profile()};
+  for (ProfileEntry& op : out.ops) op.seconds /= steps;
+  return out;
 }
 
 }  // namespace
@@ -37,7 +50,9 @@ DecodeBench bench_decode(infer::LoadedModel& loaded, int64_t prompt, int64_t tex
   const model::Parameters active = model::count_parameters(config).active;
   const DecodeBytes bytes_read = decode_bytes(*loaded.model);
   const double positions = static_cast<double>(prompt) + static_cast<double>(text) / 2;
-  DecodeBench out{.prompt = prompt, .text = text};
+  DecodeBench out;
+  out.prompt = prompt;
+  out.text = text;
   out.token_bytes = bytes_read.trunk + bytes_read.head +
                     static_cast<double>(config.num_experts_per_tok) * bytes_read.trunk_expert +
                     positions * bytes_read.cache;
@@ -49,18 +64,26 @@ DecodeBench bench_decode(infer::LoadedModel& loaded, int64_t prompt, int64_t tex
                                                                           : Limit::kComputeBF16;
   const double flops = 2 * static_cast<double>(active.without_embedding_and_head());
 
-  std::vector<double> prefill, prefill_shares, decode, decode_shares, reads, peaks;
-  for (int burst = 0; burst <= kBursts; ++burst) {
+  const auto random_tokens = [&](int burst) {
     std::vector<int32_t> tokens(static_cast<size_t>(prompt));
     Rng rng(stream_key(1, static_cast<uint64_t>(burst), "bench.prompt"));
     for (int32_t& t : tokens) {
       t = static_cast<int32_t>(rng.below(static_cast<uint64_t>(config.vocab_size)));
     }
-    const double peak = peak_flops(limit), read = read_bandwidth(bytes);
+    return tokens;
+  };
+  const auto generate = [&](const std::vector<int32_t>& tokens, int64_t length) {
     infer::Sampling greedy;
     greedy.temperature = 0;
-    const infer::Generation g = generator.generate(
-        tokens, greedy, text, [](int32_t) {}, [] { return false; });
+    return generator.generate(
+        tokens, greedy, length, [](int32_t) {}, [] { return false; });
+  };
+
+  std::vector<double> prefill, prefill_shares, decode, decode_shares, reads, peaks;
+  for (int burst = 0; burst <= kBursts; ++burst) {
+    const std::vector<int32_t> tokens = random_tokens(burst);
+    const double peak = peak_flops(limit), read = read_bandwidth(bytes);
+    const infer::Generation g = generate(tokens, text);
     if (burst == 0) continue;  // faults pages
     peaks.push_back((peak + peak_flops(limit)) / 2);
     reads.push_back((read + read_bandwidth(bytes)) / 2);
@@ -76,6 +99,12 @@ DecodeBench bench_decode(infer::LoadedModel& loaded, int64_t prompt, int64_t tex
   out.decode_rate = median(decode);
   out.read = median(reads);
   out.decode_share = median(decode_shares);
+
+  // A second text of the same prompt computes nothing but rows alone: the prompt's last, and its
+  // own.
+  const std::vector<int32_t> tokens = random_tokens(kBursts + 1);
+  out.prefill_ops = profiled(1, [&] { generate(tokens, 1); });
+  out.decode_ops = profiled(static_cast<double>(text), [&] { generate(tokens, text); });
   return out;
 }
 

@@ -2,7 +2,9 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
+#include "base/profile.h"
 #include "infer/loaded_model.h"
 
 namespace minke::study {
@@ -17,6 +19,12 @@ struct DecodeBench {
   double token_bytes = 0;   // read for a token: active weights as prepared, and the latent cache
   double read = 0;          // bytes/s of reading as many bytes of the model's own pages
   double decode_share = 0;  // of decode_rate * token_bytes in `read`
+  // Where the time of one prompt, and of one decoded token, goes.
+  struct Ops {
+    double seconds = 0;
+    std::vector<ProfileEntry> ops;
+  };
+  Ops prefill_ops, decode_ops;
 };
 
 // Bursts of a random prompt and its greedy continuation.

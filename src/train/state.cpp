@@ -75,19 +75,23 @@ void copy_tokenizer(const fs::path& from, const fs::path& to) {
   }
 }
 
+std::string generation_config(const model::ModelConfig& config) {
+  return nlohmann::ordered_json{{"bos_token_id", config.bos_token_id},
+                                {"eos_token_id", config.eos_token_id}}
+             .dump(2) +
+         "\n";
+}
+
 }  // namespace
 
 void save_state(const fs::path& folder, model::Transformer& model,
                 const checkpoint::HfConfig& config, Trainer& trainer, const RunIdentity& identity,
-                const fs::path& tokenizer, const Carried& carried) {
+                const fs::path& tokenizer) {
   write_folder_atomic(folder, [&](const fs::path& into) {
     write_file_atomic(into / "config.json", checkpoint::config_text(config));
-    write_file_atomic(
-        into / "generation_config.json",
-        checkpoint::generation_config_text(carried.generation, config.model.bos_token_id,
-                                           config.model.eos_token_id));
+    write_file_atomic(into / "generation_config.json", generation_config(config.model));
     copy_tokenizer(tokenizer, into);
-    checkpoint::save_weights(into, model, carried.extras);
+    checkpoint::save_weights(into, model);
     save_tensors(into / kOptimizerFile,
                  [&](auto&& visit) { for_each_state(model, trainer, visit); });
     if (trainer.optimizer().averages().exist()) {
@@ -106,6 +110,12 @@ void save_state(const fs::path& folder, model::Transformer& model,
     write_file_atomic(into / kStateFile, state.dump(2) + "\n");
     checkpoint::write_checksums(into);
   });
+}
+
+void load_weights_to_resume(const fs::path& folder, model::Transformer& model) {
+  checkpoint::verify_checksums(folder);
+  const checkpoint::CheckpointFolder files(folder);
+  checkpoint::load_weights(model, files, checkpoint::Use::kTraining);
 }
 
 void load_state(const fs::path& folder, model::Transformer& model, Trainer& trainer,

@@ -55,7 +55,9 @@ struct Widener {
   }
 };
 
-inline void widen_units(bf16*, std::byte* to, const std::byte* codes, int64_t units) {
+// Not inlined: GCC 12 would keep its pointers in a vector.
+[[gnu::noinline]] inline void widen_units(bf16*, std::byte* to, const std::byte* codes,
+                                          int64_t units) {
   const Widener widener(magnitudes());
   for (int64_t u = 0; u < units; ++u, codes += kFp8UnitBytes, to += kWideUnitBytes) {
     __m512i pairs[2];
@@ -65,7 +67,9 @@ inline void widen_units(bf16*, std::byte* to, const std::byte* codes, int64_t un
   }
 }
 
-inline void widen_units(float*, std::byte* to, const std::byte* codes, int64_t units) {
+// Not inlined: GCC 12 would keep its pointers in a vector.
+[[gnu::noinline]] inline void widen_units(float*, std::byte* to, const std::byte* codes,
+                                          int64_t units) {
   const Widener widener(magnitudes());
   for (int64_t u = 0; u < units; ++u, codes += kFp8UnitBytes, to += 2 * kWideUnitBytes) {
     __m512i pairs[2];
@@ -80,7 +84,9 @@ inline void widen_units(float*, std::byte* to, const std::byte* codes, int64_t u
 #else
 
 // Codes to FP16 by a shift, which is 2^-8 of the number, and exact; then to FP32.
-inline void widen_units(float*, std::byte* to, const std::byte* codes, int64_t units) {
+// Not inlined: GCC 12 would keep its pointers in a vector.
+[[gnu::noinline]] inline void widen_units(float*, std::byte* to, const std::byte* codes,
+                                          int64_t units) {
   // The first codes of 4 pairs, then the second ones, each as the upper byte of a word.
   constexpr int8_t kNone = -1;
   const __m256i order[2] = {

@@ -33,15 +33,21 @@ struct SumBlock {
   }
 };
 
-// The right side's scales of the panels from `column` on, at a block of the sum.
-void load_scales(float* to, const Fp8Block& b, int64_t column, int64_t columns, int64_t block) {
-  const float* from = b.right_scale + block * b.right_scale_block;
-  int64_t c = b.first_column + column;
-  const int64_t end = c + columns;
-  while (c < end) {
-    const int64_t tile = c / b.right_tile, tile_end = least(end, (tile + 1) * b.right_tile);
-    const float scale = from[tile * b.right_scale_tile];
-    for (; c < tile_end; ++c) *to++ = scale;
+// The right side's scales of the panels from `column` on, at `count` blocks of the sum from `block`
+// on, `stride` numbers from one to the next.
+void load_scales(float* to, int64_t stride, const Fp8Block& b, int64_t column, int64_t columns,
+                 int64_t block, int64_t count) {
+  int64_t c = 0;
+  while (c < columns) {
+    const int64_t first = b.first_column + column + c, tile = first / b.right_tile;
+    const int64_t n = least(columns - c, (tile + 1) * b.right_tile - first);
+    const float* from = b.right_scale + tile * b.right_scale_tile + block * b.right_scale_block;
+    for (int64_t i = 0; i < count; ++i) {
+      float* row = to + i * stride + c;
+      const Vec scale = splat(from[i * b.right_scale_block]);
+      for_each_vector(n, [&](int64_t j, int lanes) { store_n(row + j, scale, lanes); });
+    }
+    c += n;
   }
 }
 
@@ -77,7 +83,7 @@ void block(const Fp8Block& b) {
             sum[c] += left * numbers.of[codes[k / 2 * kFp8UnitBytes + 2 * slot(c) + k % 2]];
           }
         }
-        load_scales(scale, b, column, columns, s.index);
+        load_scales(scale, 0, b, column, columns, s.index, 1);
         const float mine = b.left_scale == nullptr
                                ? 1.0F
                                : b.left_scale[r * b.left_scale_row + s.index * b.left_scale_block];
@@ -124,9 +130,11 @@ struct WideLeft {
 
 #endif
 
-// Rows are cut evenly, so that no tile is so low that it starves the arithmetic.
+// Rows are cut evenly, so that no tile is so low that it starves the arithmetic. Each of the first
+// tiles fetches its share of the `bytes` of codes at all.ahead, which are used next.
 template <typename Wide>
-void run_rows(const Tile& all, const Left& left, int64_t rows, int64_t columns) {
+void run_rows(const Tile& all, const Left& left, int64_t rows, int64_t columns, int64_t bytes) {
+  constexpr int64_t kShares = 4;
   for (int64_t row = 0; row < rows; row += left.group_rows) {
     const int64_t height = least(rows - row, left.group_rows);
     const int64_t tiles = (height + kTileRows - 1) / kTileRows;
@@ -136,6 +144,11 @@ void run_rows(const Tile& all, const Left& left, int64_t rows, int64_t columns) 
       t.left = left.data + row / left.group_rows * left.group_stride + begin * left.row_stride;
       if (t.left_scale != nullptr) t.left_scale += (row + begin) * t.left_scale_row;
       t.totals += (row + begin) * kTotalsStride;
+      const int64_t shares = least(tiles, kShares);
+      if (row == 0 && i < shares) {
+        t.ahead_bytes = bytes / t.count / shares;
+        t.ahead += t.ahead_bytes * t.count * i;
+      }
       run_tile<Wide>(t, end - begin, columns, std::make_integer_sequence<int, kTileRows>());
     }
   }
@@ -167,8 +180,10 @@ void block(const Fp8Block& b) {
   alignas(64) float totals[kBlockRows * kTotalsStride];
   alignas(64) std::byte panel[kStageNumbers / kPerWideUnit * kWideUnitBytes];
   const int64_t panel_bytes = (b.k + 1) / 2 * kFp8UnitBytes;
-  for (int64_t column = 0; column < b.cols; column += kTotalsStride) {
-    const int64_t columns = least(b.cols - column, kTotalsStride);
+  const bool direct = sizeof(X) == sizeof(bf16) && b.rows <= kDirectRows;
+  const int64_t step = direct ? kPanel : kTotalsStride;
+  for (int64_t column = 0; column < b.cols; column += step) {
+    const int64_t columns = least(b.cols - column, step);
     const std::byte* right = b.right + column / kPanel * panel_bytes;
     if (b.k == 0) __builtin_memset(totals, 0, sizeof totals);
     for (SumBlock s(b); s.begin < b.k;) {
@@ -177,9 +192,9 @@ void block(const Fp8Block& b) {
       Block blocks[kStageBlocks];
       Tile t{};
       for (; t.count < kStageBlocks && s.begin < b.k; s.next(), ++t.count) {
-        load_scales(scales + t.count * kTotalsStride, b, column, columns, s.index);
         blocks[t.count] = {s.numbers / kPerWideUnit, s.numbers % kPerWideUnit != 0};
       }
+      load_scales(scales, kTotalsStride, b, column, columns, index, t.count);
       const int64_t numbers = s.begin - begin;
       Left left{b.left + begin / kPerUnit * b.unit_stride, b.group_rows, b.group_stride,
                 b.row_stride, b.unit_stride};
@@ -196,10 +211,9 @@ void block(const Fp8Block& b) {
       const std::byte* codes = right + begin / 2 * kFp8UnitBytes;
 #if defined(MINKE_TARGET_avx512)
       if constexpr (sizeof(X) == sizeof(bf16)) {
-        if (b.rows <= kDirectRows) {
+        if (direct) {
           t.right = codes;
-          t.panel_bytes = panel_bytes;
-          run_direct(t, b.rows, columns);
+          run_direct(t, b.rows, std::make_integer_sequence<int, kDirectRows>());
           continue;
         }
       }
@@ -215,7 +229,10 @@ void block(const Fp8Block& b) {
         widen_units(kWide, panel, codes + c / kPanel * panel_bytes, (numbers + 1) / 2);
         t.right_scale = scales + c;
         t.totals = totals + c;
-        run_rows<Wide>(t, left, b.rows, least(columns - c, kPanel));
+        t.ahead = c + kPanel < columns ? codes + (c / kPanel + 1) * panel_bytes
+                  : s.begin < b.k      ? right + s.begin / 2 * kFp8UnitBytes
+                                       : right + kBlockPanels * panel_bytes;
+        run_rows<Wide>(t, left, b.rows, least(columns - c, kPanel), numbers / 2 * kFp8UnitBytes);
       }
     }
     finish<Out>(b, totals, column, columns);

@@ -31,7 +31,6 @@ struct Tile {
   const std::byte* left;
   int64_t row_stride, unit_stride;
   const std::byte* right;  // units widened to the left side's format; or codes
-  int64_t panel_bytes;     // of codes, from a panel to the next
   const Block* blocks;
   int64_t count;            // of blocks
   bool first;               // stage: totals begin
@@ -39,14 +38,14 @@ struct Tile {
   int64_t left_scale_row, left_scale_block;
   const float* right_scale;  // [blocks, kTotalsStride]
   float* totals;
+  const std::byte* ahead;  // what to fetch meanwhile: so many bytes with every block
+  int64_t ahead_bytes;
 };
 
 #if defined(MINKE_TARGET_avx512)
 
-constexpr int kTileRows = 12;  // 24 sums, 2 of the right side, 6 left over of 32 registers
-// So few rows widen codes in registers. As few as kFewRows alone would wait for their own sums, so
-// they take several panels at once.
-constexpr int kDirectRows = 8, kFewRows = 2;
+constexpr int kTileRows = 12;   // 24 sums, 2 of the right side, 6 left over of 32 registers
+constexpr int kDirectRows = 8;  // so few rows widen codes in registers
 
 template <int kNumbers>
 inline __m512bh pair_at(const std::byte* left) {
@@ -56,15 +55,13 @@ inline __m512bh pair_at(const std::byte* left) {
 }
 
 template <int kNumbers, int kRows, int kVectors>
-[[gnu::always_inline]] inline void add_pairs(Vec (&sum)[kRows][kVectors], int vector,
-                                             const std::byte* left, int64_t row_stride,
-                                             const __m512i (&right)[2]) {
+[[gnu::always_inline]] inline void add_pairs(Vec (&sum)[kRows][kVectors], const std::byte* left,
+                                             int64_t row_stride, const __m512i (&right)[2]) {
 #pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r) {
     const __m512bh a = pair_at<kNumbers>(left + r * row_stride);
-    for (int v = 0; v < 2 && vector + v < kVectors; ++v) {
-      sum[r][vector + v].v =
-          _mm512_dpbf16_ps(sum[r][vector + v].v, a, reinterpret_cast<__m512bh>(right[v]));
+    for (int v = 0; v < kVectors; ++v) {
+      sum[r][v].v = _mm512_dpbf16_ps(sum[r][v].v, a, reinterpret_cast<__m512bh>(right[v]));
     }
   }
 }
@@ -72,7 +69,7 @@ template <int kNumbers, int kRows, int kVectors>
 #else
 
 constexpr int kTileRows = 6;  // 12 sums, 2 of the right side, 2 left over of 16 registers
-constexpr int kFewRows = 0, kDirectRows = 0;
+constexpr int kDirectRows = 0;
 
 #endif
 
@@ -83,7 +80,7 @@ template <typename X, int kRows, int kVectors>
   if constexpr (sizeof(X) == sizeof(bf16)) {
     __m512i pairs[2];
     for (int v = 0; v < kVectors; ++v) pairs[v] = _mm512_load_si512(right + 64 * v);
-    add_pairs<2>(sum, 0, left, row_stride, pairs);
+    add_pairs<2>(sum, left, row_stride, pairs);
     return;
   }
 #endif
@@ -119,9 +116,14 @@ template <int kRows, int kVectors>
 // From widened units.
 template <typename X, int kRows, int kVectors>
 inline void tile_columns(const Tile& t) {
-  const std::byte *left = t.left, *right = t.right;
+  constexpr int64_t kCacheLine = 64;
+  const std::byte *left = t.left, *right = t.right, *ahead = t.ahead;
   const int64_t row_stride = t.row_stride, unit_stride = t.unit_stride;
   for (int64_t i = 0; i < t.count; ++i) {
+    for (int64_t at = 0; at < t.ahead_bytes; at += kCacheLine) {
+      __builtin_prefetch(ahead + at, 0, 2);
+    }
+    ahead += t.ahead_bytes;
     Vec sum[kRows][kVectors] = {};
 #pragma GCC unroll 2
     for (int64_t u = 0; u < t.blocks[i].units; ++u) {
@@ -134,7 +136,7 @@ inline void tile_columns(const Tile& t) {
       if (t.blocks[i].half) {  // the last one of all
         __m512i pairs[2];
         for (int v = 0; v < kVectors; ++v) pairs[v] = _mm512_load_si512(right + 64 * v);
-        add_pairs<1>(sum, 0, left, row_stride, pairs);
+        add_pairs<1>(sum, left, row_stride, pairs);
       }
     }
 #endif
@@ -167,51 +169,34 @@ void run_tile(const Tile& t, int64_t rows, int64_t columns,
 
 #if defined(MINKE_TARGET_avx512)
 
-// From codes, kPanels panels at once.
-template <int kRows, int kPanels>
+// From codes, which are read from memory in one run, panel after panel.
+template <int kRows>
 void direct_tile(const Tile& t) {
-  constexpr int64_t kAhead = kScaleBlock / 2 * kFp8UnitBytes;  // what is fetched meanwhile
+  // Memory is asked for so far ahead: further than processors do by themselves.
+  constexpr int64_t kAhead = 8192;
   const Widener widener(magnitudes());
   const std::byte *left = t.left, *right = t.right;
-  const int64_t row_stride = t.row_stride, unit_stride = t.unit_stride, panel_bytes = t.panel_bytes;
+  const int64_t row_stride = t.row_stride, unit_stride = t.unit_stride;
   for (int64_t i = 0; i < t.count; ++i) {
-    Vec sum[kRows][2 * kPanels] = {};
+    Vec sum[kRows][2] = {};
     const auto add = [&](auto numbers) __attribute__((always_inline)) {
-      for (int p = 0; p < kPanels; ++p) {
-        const std::byte* unit = right + p * panel_bytes;
-        __builtin_prefetch(unit + kAhead);
-        __m512i pairs[2];
-        widener.widen(pairs, unit);
-        add_pairs<numbers()>(sum, 2 * p, left, row_stride, pairs);
-      }
-    };
-    for (int64_t u = 0; u < t.blocks[i].units; ++u) {
-      add(std::integral_constant<int, 2>());
+      __builtin_prefetch(right + kAhead);
+      __m512i pairs[2];
+      widener.widen(pairs, right);
+      add_pairs<numbers()>(sum, left, row_stride, pairs);
       left += unit_stride;
       right += kFp8UnitBytes;
-    }
+    };
+    for (int64_t u = 0; u < t.blocks[i].units; ++u) add(std::integral_constant<int, 2>());
     if (t.blocks[i].half) add(std::integral_constant<int, 1>());
     promote(sum, t, i);
   }
 }
 
-template <int kPanels, int... kRowsLessOne>
-void run_direct_tile(const Tile& t, int64_t rows, std::integer_sequence<int, kRowsLessOne...>) {
-  static constexpr void (*kTiles[])(const Tile&) = {direct_tile<kRowsLessOne + 1, kPanels>...};
+template <int... kRowsLessOne>
+void run_direct(const Tile& t, int64_t rows, std::integer_sequence<int, kRowsLessOne...>) {
+  static constexpr void (*kTiles[])(const Tile&) = {direct_tile<kRowsLessOne + 1>...};
   kTiles[rows - 1](t);
-}
-
-inline void run_direct(const Tile& t, int64_t rows, int64_t columns) {
-  if (columns == kTotalsStride && rows <= kFewRows) {
-    return run_direct_tile<kBlockPanels>(t, rows, std::make_integer_sequence<int, kFewRows>());
-  }
-  for (int64_t c = 0; c < columns; c += kPanel) {
-    Tile part = t;
-    part.right += c / kPanel * t.panel_bytes;
-    part.right_scale += c;
-    part.totals += c;
-    run_direct_tile<1>(part, rows, std::make_integer_sequence<int, kDirectRows>());
-  }
 }
 
 #endif
