@@ -140,8 +140,8 @@ class Conversation {
   std::string text_;  // all of it, where the model only continues
 };
 
-void answer(infer::TextModel& model, const Options& options, Conversation& conversation,
-            const std::string& line) {
+void answer(infer::TextModel& model, const infer::Sampling& sampling, int64_t max_tokens,
+            Conversation& conversation, const std::string& line) {
   g_stop = 0;
   std::string said;
   const auto on_text = [&](std::string_view text) {
@@ -149,8 +149,8 @@ void answer(infer::TextModel& model, const Options& options, Conversation& conve
     said += text;
   };
   const std::vector<int32_t> prompt = conversation.prompt(line);
-  const infer::Generation generation = model.write(
-      prompt, options.text.sampling, options.text.max_tokens, on_text, [] { return g_stop != 0; });
+  const infer::Generation generation =
+      model.write(prompt, sampling, max_tokens, on_text, [] { return g_stop != 0; });
   if (generation.tokens.empty() && generation.stop == infer::Stop::kInterrupted) return;
   if (!said.ends_with('\n')) print_now("\n");
   if (generation.stop == infer::Stop::kContext) {
@@ -160,8 +160,8 @@ void answer(infer::TextModel& model, const Options& options, Conversation& conve
 }
 
 void run(const Options& options) {
-  options.text.sampling.check();
   infer::TextModel model = load_text_model(options.text);
+  const infer::Sampling sampling = sampling_of(options.text, model.generation_config());
   Conversation conversation(model, options.system, options.thinking);
   catch_ctrl_c();
   Lines lines;
@@ -170,7 +170,7 @@ void run(const Options& options) {
     if (*line == "/new") conversation.begin_anew();
     if (line->empty() || *line == "/new") continue;
     try {
-      answer(model, options, conversation, *line);
+      answer(model, sampling, options.text.max_tokens, conversation, *line);
     } catch (const Error& error) {
       // This answer's fault alone, say a context that it does not fit.
       fmt::print(stderr, "minke: {} (/new forgets what was said)\n", error.what());

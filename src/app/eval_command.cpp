@@ -22,7 +22,8 @@ namespace {
 constexpr const char* kFooter =
     R"(The text is read as one document that a beginning-of-sentence token opens, in windows that
 advance by half of their length, so that each token is predicted once with at least half a window
-before it. Bits per byte count every byte and do not depend on the tokenizer.
+before it. Bits per byte count every byte and do not depend on the tokenizer. Figures compare where
+windows are of one length: the first line says which.
 
 --logprobs writes a JSON object a line, in the order of the text: {"position": from 1, "id": token,
 "text": what it stands for (U+FFFD where it ends within a character), "logprob": natural logarithm
@@ -39,24 +40,37 @@ Examples:
   minke eval runs/first --data held-out.jsonl --logprobs logprobs.jsonl
   minke eval runs/first --data held-out.txt --needle --seq 1024)";
 
-// Windows computed at once take memory, and a model that was never trained here has no length of
-// its own.
-constexpr int64_t kDefaultWindow = 512;
+// A model that was not trained here does not say how long its texts were: DeepSeek-V3 was
+// pre-trained on 4,096 tokens.
+constexpr int64_t kDefaultWindow = 4096;
+// What is computed at once takes memory.
+constexpr int64_t kTokensAtOnce = 4096, kWindowsAtOnce = 8;
 
 struct Arguments {
   std::string model, precision = "bf16", text_field = "text", logprobs;
   std::vector<std::string> data;
   int64_t window = 0;
-  bool ema = false, needle = false;
+  infer::LoadOptions load;
+  bool needle = false;
 };
 
-int64_t window_of(const Arguments& arguments, const infer::LoadedModel& loaded) {
+struct WindowChoice {
+  int64_t tokens = 0;
+  const char* why = "";
+};
+
+WindowChoice window_of(const Arguments& arguments, const infer::LoadedModel& loaded) {
   const int64_t most = loaded.config.model.max_position_embeddings;
   if (arguments.window > most) {
     fail("--seq {}: the model's max_position_embeddings is {}", arguments.window, most);
   }
-  if (arguments.window > 0) return arguments.window / 2 * 2;
-  return train::trained_length(loaded.folder).value_or(std::min(kDefaultWindow, most)) / 2 * 2;
+  if (arguments.window > 0) return {arguments.window / 2 * 2, "--seq"};
+  if (const auto trained = train::trained_length(loaded.folder)) {
+    return {*trained / 2 * 2, "as it was trained"};
+  }
+  return {
+      std::min(kDefaultWindow, most) / 2 * 2,
+      most < kDefaultWindow ? "max_position_embeddings; --seq sets another" : "--seq sets another"};
 }
 
 class LogprobsFile {
@@ -82,8 +96,9 @@ class LogprobsFile {
   std::ofstream file_;
 };
 
-void print(const train::Evaluation& e, int64_t window) {
-  fmt::print("{} tokens, {} bytes, windows of {}\n", e.tokens, e.bytes, window);
+void print(const train::Evaluation& e, const WindowChoice& window) {
+  fmt::print("{} tokens, {} bytes, windows of {} ({})\n", e.tokens, e.bytes, window.tokens,
+             window.why);
   fmt::print("{:32} {:>9} {:>11}\n", "", "loss", "perplexity");
   for (size_t k = 0; k < e.depth.size(); ++k) {
     fmt::print("{:32} {:9.4f} {:11.3f}\n",
@@ -152,8 +167,7 @@ void run_needle(const infer::LoadedModel& loaded, model::Precision precision,
 void run(const Arguments& arguments) {
   const auto precision =
       arguments.precision == "fp32" ? model::Precision::kF32 : model::Precision::kBF16;
-  const infer::LoadedModel loaded =
-      infer::load_model(arguments.model, precision, weights_of(arguments.ema));
+  const infer::LoadedModel loaded = infer::load_model(arguments.model, precision, arguments.load);
   const text::Tokenizer tokenizer = text::Tokenizer::load(loaded.folder);
   if (tokenizer.vocabulary() > loaded.config.model.vocab_size) {
     fail("{}: the tokenizer has {} tokens, the model {}", loaded.folder.string(),
@@ -169,7 +183,9 @@ void run(const Arguments& arguments) {
   LogprobsFile logprobs(arguments.logprobs);
 
   train::EvalOptions how;
-  how.window = window_of(arguments, loaded);
+  const WindowChoice window = window_of(arguments, loaded);
+  how.window = window.tokens;
+  how.sequences = std::clamp(kTokensAtOnce / how.window, int64_t{1}, kWindowsAtOnce);
   const model::StepMemory memory =
       model::step_memory(loaded.config.model, precision, how.sequences, how.window);
   Arena saved(2 * memory.activations + memory.workspace), scratch(8 * memory.workspace);
@@ -194,7 +210,7 @@ void run(const Arguments& arguments) {
   const train::Evaluation result =
       train::evaluate(*loaded.model, held_out.tokens, bytes_of, how, {precision, saved, scratch});
   logprobs.finish();
-  print(result, how.window);
+  print(result, window);
 }
 
 }  // namespace
@@ -208,14 +224,15 @@ void add_eval_command(CLI::App& app) {
   command->add_option("--text-field", arguments->text_field, "The field of a .jsonl line")
       ->capture_default_str();
   command
-      ->add_option("--seq", arguments->window,
-                   "Tokens of a window (default: the length it was trained on; with --needle: the "
-                   "model's context)")
+      ->add_option(
+          "--seq", arguments->window,
+          "Tokens of a window (default: the length that a run trained on; of another "
+          "folder 4096, or all that the model can read; with --needle: the model's context)")
       ->check(CLI::Range(2, 1 << 20));
   command->add_option("--precision", arguments->precision, "What is computed in")
       ->check(CLI::IsMember({"fp32", "bf16"}))
       ->capture_default_str();
-  add_ema_option(*command, arguments->ema);
+  add_load_options(*command, arguments->load);
   command->add_flag("--needle", arguments->needle,
                     "Whether words that the context holds are found again");
   command->add_option("--logprobs", arguments->logprobs, "Write a line for each token here");

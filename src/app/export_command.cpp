@@ -31,6 +31,7 @@ const std::map<std::string, checkpoint::GgufType>& types() {
 
 struct Arguments {
   std::string model, gguf, type = "bf16";
+  checkpoint::Extra extra = checkpoint::Extra::kRefused;
 };
 
 void run(const Arguments& arguments) {
@@ -40,7 +41,8 @@ void run(const Arguments& arguments) {
   const checkpoint::CheckpointFolder files(folder);
   LiveLine line;
   checkpoint::export_gguf(arguments.gguf, files, config.model, vocabulary,
-                          types().at(arguments.type), [&](size_t done, size_t all) {
+                          types().at(arguments.type), arguments.extra,
+                          [&](size_t done, size_t all) {
                             if (!line.due()) return;
                             line.show(fmt::format("exporting: {} of {} tensors", done, all));
                           });
@@ -60,6 +62,7 @@ void add_export_command(CLI::App& app) {
   command->add_option("--type", arguments->type, "What matrices are stored as")
       ->check(CLI::IsMember(types()))
       ->capture_default_str();
+  add_extra_option(*command, arguments->extra, "left out");
   command->callback([arguments] { run(*arguments); });
 }
 

@@ -35,7 +35,6 @@ std::string read_prompt(const Options& options) {
 }
 
 void run(const Options& options) {
-  options.text.sampling.check();
   const std::string prompt = read_prompt(options);
   infer::TextModel model = load_text_model(options.text);
   const std::vector<int32_t> ids = model.encode_document(prompt);
@@ -46,7 +45,8 @@ void run(const Options& options) {
     last = text;
   };
   const infer::Generation generation =
-      model.write(ids, options.text.sampling, options.text.max_tokens, on_text, interrupted);
+      model.write(ids, sampling_of(options.text, model.generation_config()),
+                  options.text.max_tokens, on_text, interrupted);
   if (!last.ends_with('\n')) print_now("\n");
   fmt::print(stderr, "{}\n", statistics(generation));
 }

@@ -4,11 +4,14 @@
 #include <string>
 #include <vector>
 
+#include "infer/loaded_model.h"
+
 namespace minke::app {
 
 struct ActivationsRequest {
   std::string file, text, precision;
   std::vector<std::string> select = {"*"};  // shell patterns
+  infer::LoadOptions load;
 };
 
 // Writes the file and prints what is in it. `text` -: standard input.

@@ -7,9 +7,11 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <set>
 
 #include "app/inspect_activations.h"
 #include "app/inspect_train.h"
+#include "app/text_options.h"
 #include "base/error.h"
 #include "base/progress.h"
 #include "checkpoint/hf_config.h"
@@ -38,6 +40,7 @@ struct Files {
   Dtype all;
   // Parameters as model/cost.h counts them: no scales of blocks, no repeated embedding and head.
   int64_t parameters = 0;
+  std::vector<checkpoint::TensorSpec> extras;  // what the architecture does not name
 };
 
 bool is_parameter(const model::ModelConfig& config, const std::string& name) {
@@ -53,7 +56,14 @@ bool is_parameter(const model::ModelConfig& config, const std::string& name) {
 
 Files inspect_files(const fs::path& folder, const model::ModelConfig& config) {
   const checkpoint::CheckpointFolder checkpoint(folder);
+  model::Transformer architecture(config, model::Precision::kBF16);
   Files out;
+  std::set<std::string> extra;
+  for (const auto& tensor :
+       checkpoint::extra_tensors(architecture, checkpoint, checkpoint::Extra::kKept)) {
+    extra.insert(tensor.name);
+    out.extras.push_back(tensor);
+  }
   for (const auto& [name, file] : checkpoint.tensors()) {
     const checkpoint::StoredTensor& tensor = file->stored(name);
     int64_t numbers = 1;
@@ -64,7 +74,7 @@ Files inspect_files(const fs::path& folder, const model::ModelConfig& config) {
       sum->numbers += numbers;
       sum->bytes += tensor.size;
     }
-    if (is_parameter(config, name)) out.parameters += numbers;
+    if (is_parameter(config, name) && !extra.contains(name)) out.parameters += numbers;
   }
   return out;
 }
@@ -260,6 +270,11 @@ void print_files(const Inspection& i) {
         "of another model\n",
         files.parameters, expected);
   }
+  if (files.extras.empty()) return;
+  fmt::print("\nnot named by the architecture\n");
+  for (const checkpoint::TensorSpec& tensor : files.extras) {
+    fmt::print("  {} {} [{}]\n", tensor.name, tensor.dtype, fmt::join(tensor.shape, ", "));
+  }
 }
 
 Json json_of(const model::Parameters& p) {
@@ -297,11 +312,14 @@ Json json_of(const Inspection& i) {
                                   {"attention", i.train.attention},
                                   {"total", i.train.total()}};
   if (i.files) {
+    Json extras = Json::array();
+    for (const checkpoint::TensorSpec& tensor : i.files->extras) extras.push_back(tensor.name);
     out["files"] = {{"bytes", i.files->all.bytes},
                     {"tensors", i.files->all.tensors},
                     {"parameters", i.files->parameters},
                     {"by_file", json_of(i.files->by_file)},
-                    {"by_dtype", json_of(i.files->by_dtype)}};
+                    {"by_dtype", json_of(i.files->by_dtype)},
+                    {"extra", extras}};
   }
   return out;
 }
@@ -370,6 +388,7 @@ void add_inspect_command(CLI::App& app) {
                    "Activations whose name fits, such as 'layers.3.*' or '*.router.scores'")
       ->needs(activations)
       ->capture_default_str();
+  add_extra_option(*command, wanted.load.extra)->needs(activations);
   command->add_option("--precision", options->precision, "What is computed in, with either")
       ->check(CLI::IsMember({"fp32", "bf16", "fp8"}))
       ->capture_default_str();

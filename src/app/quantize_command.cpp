@@ -4,6 +4,7 @@
 
 #include <memory>
 
+#include "app/text_options.h"
 #include "base/error.h"
 #include "base/progress.h"
 #include "checkpoint/model_files.h"
@@ -22,6 +23,7 @@ Example:
 
 struct Arguments {
   std::string model, out;
+  checkpoint::Extra extra = checkpoint::Extra::kRefused;
 };
 
 void run(const Arguments& arguments) {
@@ -35,7 +37,7 @@ void run(const Arguments& arguments) {
   {
     Progress progress("quantising", total, Progress::Unit::kBytes);
     write_folder_atomic(out, [&](const fs::path& into) {
-      sizes = checkpoint::quantize_fp8(into, files, config,
+      sizes = checkpoint::quantize_fp8(into, files, config, arguments.extra,
                                        [&](uint64_t bytes) { progress.add(bytes); });
       std::vector<std::string> beside = text::tokenizer_file_names();
       beside.emplace_back("generation_config.json");
@@ -57,6 +59,7 @@ void add_quantize_command(CLI::App& app) {
   command->footer(kFooter);
   command->add_option("model", arguments->model, "A model's folder, or a run's")->required();
   command->add_option("--out", arguments->out, "A new folder")->required();
+  add_extra_option(*command, arguments->extra, "written as they are");
   command->callback([arguments] { run(*arguments); });
 }
 

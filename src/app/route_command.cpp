@@ -31,6 +31,7 @@ Examples:
 struct Arguments {
   std::string model, precision = "bf16", text, html, color = "auto";
   std::vector<int64_t> layers;
+  infer::LoadOptions load;
 };
 
 // Expert numbers in colours of their own: neighbours in number are apart in hue.
@@ -161,7 +162,8 @@ void run(const Arguments& arguments) {
   const auto precision =
       arguments.precision == "fp32" ? model::Precision::kF32 : model::Precision::kBF16;
   study::TextForward forward(arguments.model, precision,
-                             arguments.text == "-" ? read_standard_input() : arguments.text);
+                             arguments.text == "-" ? read_standard_input() : arguments.text,
+                             arguments.load);
   study::TextRoutes routes = study::routes_of(forward);
   const Paint paint(arguments.color);
   if (!arguments.layers.empty()) {
@@ -205,6 +207,7 @@ void add_route_command(CLI::App& app) {
   command->add_option("--precision", arguments->precision, "What is computed in")
       ->check(CLI::IsMember({"fp32", "bf16"}))
       ->capture_default_str();
+  add_load_options(*command, arguments->load);
   command->callback([arguments] { run(*arguments); });
 }
 

@@ -18,26 +18,23 @@ void add_text_options(CLI::App& command, TextOptions& options) {
   command.add_option("--precision", options.precision, "What is computed in")
       ->check(CLI::IsMember({"fp32", "bf16"}))
       ->capture_default_str();
-  add_ema_option(command, options.ema);
+  add_load_options(command, options.load);
   command.add_option("--max-tokens", options.max_tokens, "Tokens to write at most")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 30))
       ->capture_default_str();
-  infer::Sampling& sampling = options.sampling;
-  command
-      .add_option("--temperature", sampling.temperature,
-                  "Divides the logits: below 1 plays safe, above 1 dares; 0 takes the likeliest")
-      ->capture_default_str();
-  command.add_option("--top-k", sampling.top_k, "Only the k likeliest tokens; 0: all")
-      ->capture_default_str();
-  command
-      .add_option("--top-p", sampling.top_p,
-                  "Only the likeliest tokens that together reach this probability; 1: all")
-      ->capture_default_str();
-  command
-      .add_option("--min-p", sampling.min_p,
-                  "Only tokens at least this likely, as a fraction of the likeliest; 0: all")
-      ->capture_default_str();
-  command.add_option("--seed", sampling.seed, "The same seed writes the same text")
+  // Help says what holds where neither flag nor file does.
+  const auto choice = [&](const char* name, auto& value, const char* otherwise, const char* help) {
+    command.add_option(name, value, help)
+        ->default_str(fmt::format("generation_config.json's, or {}", otherwise));
+  };
+  choice("--temperature", options.temperature, "0.8",
+         "Divides the logits: below 1 plays safe, above 1 dares; 0 takes the likeliest");
+  choice("--top-k", options.top_k, "0", "Only the k likeliest tokens; 0: all");
+  choice("--top-p", options.top_p, "0.95",
+         "Only the likeliest tokens that together reach this probability; 1: all");
+  choice("--min-p", options.min_p, "0",
+         "Only tokens at least this likely, as a fraction of the likeliest; 0: all");
+  command.add_option("--seed", options.seed, "The same seed writes the same text")
       ->capture_default_str();
   command
       .add_option("--prefill", options.prefill_rows,
@@ -52,21 +49,42 @@ void add_text_options(CLI::App& command, TextOptions& options) {
       ->capture_default_str();
 }
 
+infer::Sampling sampling_of(const TextOptions& options,
+                            const checkpoint::GenerationConfig& config) {
+  infer::Sampling out{.temperature = 0.8, .top_k = 0, .top_p = 0.95, .min_p = 0, .seed = 0};
+  // A file that says one of these leaves the others alone.
+  if (config.temperature || config.top_p || config.min_p || config.top_k) out = {};
+  out.temperature = options.temperature.value_or(config.temperature.value_or(out.temperature));
+  out.top_k = options.top_k.value_or(config.top_k.value_or(out.top_k));
+  out.top_p = options.top_p.value_or(config.top_p.value_or(out.top_p));
+  out.min_p = options.min_p.value_or(config.min_p.value_or(out.min_p));
+  out.seed = options.seed;
+  out.check();
+  return out;
+}
+
 infer::TextModel load_text_model(const TextOptions& options) {
+  sampling_of(options, {});
   const auto precision =
       options.precision == "fp32" ? model::Precision::kF32 : model::Precision::kBF16;
   const int64_t draft =
       options.draft == "auto" ? infer::Generator::kAutoDraft : std::stoll(options.draft);
-  return {options.model, precision, options.prefill_rows, draft, weights_of(options.ema)};
+  return {options.model, precision, options.prefill_rows, draft, options.load};
 }
 
-void add_ema_option(CLI::App& command, bool& ema) {
-  command.add_flag("--ema", ema,
-                   "The weights averaged over training, where `train --ema` kept them");
+CLI::Option* add_extra_option(CLI::App& command, checkpoint::Extra& extra,
+                              const std::string& fate) {
+  return command.add_flag_callback(
+      "--allow-extra", [&extra] { extra = checkpoint::Extra::kKept; },
+      "Take a checkpoint with tensors that the architecture does not name: they are listed, and " +
+          fate);
 }
 
-infer::WeightsOf weights_of(bool ema) {
-  return ema ? infer::WeightsOf::kAverage : infer::WeightsOf::kModel;
+void add_load_options(CLI::App& command, infer::LoadOptions& options) {
+  command.add_flag_callback(
+      "--ema", [&options] { options.weights = infer::WeightsOf::kAverage; },
+      "The weights averaged over training, where `train --ema` kept them");
+  add_extra_option(command, options.extra);
 }
 
 std::string read_standard_input() {

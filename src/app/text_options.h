@@ -2,6 +2,7 @@
 #pragma once
 
 #include <CLI/CLI.hpp>
+#include <optional>
 #include <string>
 
 #include "infer/generation.h"
@@ -15,21 +16,30 @@ struct TextOptions {
   std::string model;
   std::string precision = "bf16";
   int64_t max_tokens = 256;
-  // A little colder than the model itself, and without its long tail: a small model's own
-  // distribution wanders.
-  infer::Sampling sampling{.temperature = 0.8, .top_k = 0, .top_p = 0.95, .min_p = 0, .seed = 0};
+  // Absent where no flag says.
+  std::optional<double> temperature, top_p, min_p;
+  std::optional<int64_t> top_k;
+  uint64_t seed = 0;
   int64_t prefill_rows = 64;
-  bool ema = false;
+  infer::LoadOptions load;
   std::string draft = "auto";
 };
 
 void add_text_options(CLI::App& command, TextOptions& options);
 
+// Reads the model, once the flags make sense.
 infer::TextModel load_text_model(const TextOptions& options);
 
-// --ema, for every command that reads a model's weights.
-void add_ema_option(CLI::App& command, bool& ema);
-infer::WeightsOf weights_of(bool ema);
+// How tokens are chosen: as flags say, or else the model's generation_config.json, or else a little
+// colder than the model itself, and without its long tail: a small model's own distribution
+// wanders.
+infer::Sampling sampling_of(const TextOptions& options, const checkpoint::GenerationConfig& config);
+
+// --allow-extra, for every command that reads a model's weights. fate: what becomes of such
+// tensors, "they are listed, and ...". And with it --ema.
+CLI::Option* add_extra_option(CLI::App& command, checkpoint::Extra& extra,
+                              const std::string& fate = "not used");
+void add_load_options(CLI::App& command, infer::LoadOptions& options);
 
 // All of standard input. Error when it cannot be read.
 std::string read_standard_input();

@@ -1,7 +1,5 @@
 #include "checkpoint/gguf_export.h"
 
-#include <set>
-
 #include "base/error.h"
 #include "base/thread_pool.h"
 #include "checkpoint/stored_values.h"
@@ -264,25 +262,6 @@ void write_values(GgufWriter& writer, const std::vector<float>& values, GgufType
   for (const std::string& bytes : encoded) writer.write(bytes);
 }
 
-void refuse_unknown(const CheckpointFolder& files, const ModelConfig& c,
-                    const std::vector<Planned>& tensors) {
-  std::set<std::string, std::less<>> known;
-  for (const Planned& planned : tensors) {
-    for (const std::string& source : planned.sources) {
-      known.insert(source);
-      known.insert(scale_name(source));
-    }
-  }
-  for (int64_t n = c.num_hidden_layers; n < c.layers(); ++n) {
-    known.insert(fmt::format("model.layers.{}.embed_tokens.weight", n));
-    known.insert(fmt::format("model.layers.{}.shared_head.head.weight", n));
-  }
-  for (const auto& [name, file] : files.tensors()) {
-    if (known.contains(name) || name.ends_with("rotary_emb.inv_freq")) continue;
-    fail("{}: {}: config.json's architecture has no such tensor", file->path().string(), name);
-  }
-}
-
 }  // namespace
 
 void check_gguf_export(const ModelConfig& c, GgufType type) {
@@ -328,11 +307,12 @@ void check_gguf_export(const ModelConfig& c, GgufType type) {
 }
 
 void export_gguf(const fs::path& path, const CheckpointFolder& files, const ModelConfig& config,
-                 const GgufVocabulary& vocabulary, GgufType type,
+                 const GgufVocabulary& vocabulary, GgufType type, Extra extra,
                  const std::function<void(size_t, size_t)>& on_tensor) {
   check_gguf_export(config, type);
+  model::Transformer architecture(config, model::Precision::kBF16);
+  list_extras(extra_tensors(architecture, files, extra), "left out");
   const std::vector<Planned> plan = Plan(config, type).take();
-  refuse_unknown(files, config, plan);
   GgufMetadata metadata;
   metadata.add("general.architecture", "deepseek2");
   metadata.add("general.file_type", file_type(type));

@@ -3,7 +3,7 @@
 
 #include "checkpoint/gguf.h"
 #include "checkpoint/hf_config.h"
-#include "checkpoint/safetensors.h"
+#include "checkpoint/model_files.h"
 
 namespace minke::checkpoint {
 
@@ -26,10 +26,11 @@ struct GgufVocabulary {
 void check_gguf_export(const model::ModelConfig& config, GgufType type);
 
 // Writes `path`, durably replaced. Matrices become `type`; norms, the router and its bias stay
-// FP32. MTP layers become nextn tensors. Error: see above; a tensor that is missing, mis-shaped, or
-// not of the architecture. on_tensor: tensors written so far, and of how many.
+// FP32. MTP layers become nextn tensors. llama.cpp reads no file with tensors that it does not
+// know: extra ones that are not refused are left out. Error: see above; a tensor that is missing or
+// mis-shaped, and what extra_tensors() refuses. on_tensor: tensors written so far, and of how many.
 void export_gguf(const fs::path& path, const CheckpointFolder& files,
                  const model::ModelConfig& config, const GgufVocabulary& vocabulary, GgufType type,
-                 const std::function<void(size_t, size_t)>& on_tensor);
+                 Extra extra, const std::function<void(size_t, size_t)>& on_tensor);
 
 }  // namespace minke::checkpoint

@@ -4,6 +4,8 @@
 #include <cstring>
 #include <set>
 
+#include "base/log.h"
+#include "checkpoint/stored_values.h"
 #include "ops/elementwise.h"
 #include "tensor/scales.h"
 
@@ -24,8 +26,6 @@ std::vector<std::pair<std::string, std::string>> repeated_names(const model::Mod
 }
 
 bool is_ignored(const std::string& name) { return name.ends_with("rotary_emb.inv_freq"); }
-
-std::string scale_of(const std::string& name) { return name + "_scale_inv"; }
 
 // The tensor as it lies in the file, or Error.
 Tensor checked(const CheckpointFolder& files, const std::string& name, const Shape& shape,
@@ -49,7 +49,7 @@ Tensor checked(const CheckpointFolder& files, const std::string& name, const Sha
 
 // The scales of a piece of codes, in whatever shard.
 Tensor checked_scale(const CheckpointFolder& files, const model::Piece& piece) {
-  const std::string name = scale_of(piece.name);
+  const std::string name = scale_name(piece.name);
   if (!files.contains(name)) {
     fail("{}: {} is missing from the checkpoint, and {} is F8_E4M3", files.path().string(), name,
          piece.name);
@@ -105,15 +105,21 @@ void check_alike(const model::Weight& weight, const CheckpointFolder& files) {
   }
 }
 
-void refuse_unknown(const CheckpointFolder& files,
-                    const std::set<std::string, std::less<>>& known) {
-  for (const auto& [name, file] : files.tensors()) {
-    if (known.contains(name) || is_ignored(name)) continue;
-    fail(
-        "{}: {}: config.json's architecture has no such tensor; is this the config of another "
-        "model?",
-        file->path().string(), name);
-  }
+std::set<std::string, std::less<>> known_names(model::Transformer& architecture,
+                                               const CheckpointFolder& files) {
+  std::set<std::string, std::less<>> known;
+  architecture.for_each_weight([&](const model::Weight& weight) {
+    for (const model::Piece& piece : weight.pieces()) {
+      known.insert(piece.name);
+      const bool codes = files.contains(piece.name) && files.stored(piece.name).dtype == "F8_E4M3";
+      if (codes) known.insert(scale_name(piece.name));
+    }
+  });
+  architecture.for_each_router([&](int64_t, const model::Router& router) {
+    if (router.has_bias()) known.insert(router.bias_name);
+  });
+  for (const auto& [copy, original] : repeated_names(architecture.config())) known.insert(copy);
+  return known;
 }
 
 }  // namespace
@@ -128,8 +134,38 @@ fs::path model_folder(const fs::path& folder) {
        folder.string());
 }
 
-void load_weights(model::Transformer& model, const CheckpointFolder& files, Use use) {
-  std::set<std::string, std::less<>> known;
+std::vector<StoredTensor> extra_tensors(model::Transformer& architecture,
+                                        const CheckpointFolder& files, Extra extra) {
+  const auto known = known_names(architecture, files);
+  std::vector<StoredTensor> out;
+  for (const auto& [name, file] : files.tensors()) {
+    if (known.contains(name) || is_ignored(name)) continue;
+    if (extra == Extra::kRefused) {
+      fail(
+          "{}: {}: config.json's architecture has no such tensor; is this the config of another "
+          "model? (--allow-extra takes it along unused)",
+          file->path().string(), name);
+    }
+    out.push_back(file->stored(name));
+  }
+  return out;
+}
+
+void list_extras(std::span<const StoredTensor> extras, std::string_view fate) {
+  if (extras.empty()) return;
+  constexpr size_t kShown = 8;
+  std::string names;
+  for (const StoredTensor& tensor : extras.first(std::min(kShown, extras.size()))) {
+    names += (names.empty() ? "" : ", ") + tensor.name;
+  }
+  if (extras.size() > kShown) {
+    names += fmt::format(" and {} more, which `minke inspect` lists", extras.size() - kShown);
+  }
+  log::info("tensors that the architecture does not name, {}: {}", fate, names);
+}
+
+std::vector<StoredTensor> load_weights(model::Transformer& model, const CheckpointFolder& files,
+                                       Use use, Extra extra) {
   const auto& quantization = model.config().quantization;
   if (quantization && (quantization->rows != 128 || quantization->cols != 128)) {
     fail("{}: weight_block_size is [{}, {}], and this program computes in blocks of [128, 128]",
@@ -139,8 +175,6 @@ void load_weights(model::Transformer& model, const CheckpointFolder& files, Use 
     if (use == Use::kTraining || weight.kind() == model::Weight::Kind::kVector) weight.own();
     for (model::Piece& piece : weight.pieces()) {
       load_piece(model.config(), weight, piece, files);
-      known.insert(piece.name);
-      if (files.stored(piece.name).dtype == "F8_E4M3") known.insert(scale_of(piece.name));
     }
     if (!weight.owned()) check_alike(weight, files);
   });
@@ -150,10 +184,8 @@ void load_weights(model::Transformer& model, const CheckpointFolder& files, Use 
       fail("{}: {} is missing from the checkpoint", files.path().string(), router.bias_name);
     }
     ops::convert(router.bias_E, checked(files, router.bias_name, router.bias_E.shape()));
-    known.insert(router.bias_name);
   });
   for (const auto& [copy, original] : repeated_names(model.config())) {
-    known.insert(copy);
     if (!files.contains(copy)) continue;
     const StoredTensor &a = files.stored(copy), &b = files.stored(original);
     if (a.dtype != b.dtype || a.shape != b.shape || std::memcmp(a.data, b.data, a.size) != 0) {
@@ -161,10 +193,11 @@ void load_weights(model::Transformer& model, const CheckpointFolder& files, Use 
            original);
     }
   }
-  refuse_unknown(files, known);
+  return extra_tensors(model, files, extra);
 }
 
-void save_weights(const fs::path& folder, model::Transformer& model) {
+void save_weights(const fs::path& folder, model::Transformer& model,
+                  std::span<const StoredTensor> extras) {
   std::vector<TensorSpec> specs;
   std::map<std::string, Tensor> values;
   const auto add = [&](const std::string& name, const Tensor& value, DType dtype) {
@@ -174,7 +207,7 @@ void save_weights(const fs::path& folder, model::Transformer& model) {
   model.for_each_weight([&](model::Weight& weight) {
     for (const model::Piece& piece : weight.pieces()) {
       add(piece.name, piece.value, weight.codes() ? DType::kE4M3 : DType::kBF16);
-      if (weight.codes()) add(scale_of(piece.name), piece.scale, DType::kF32);
+      if (weight.codes()) add(scale_name(piece.name), piece.scale, DType::kF32);
     }
   });
   model.for_each_router([&](int64_t, model::Router& router) {
@@ -183,9 +216,18 @@ void save_weights(const fs::path& folder, model::Transformer& model) {
   for (const auto& [copy, original] : repeated_names(model.config())) {
     add(copy, values.at(original), DType::kBF16);
   }
+  std::map<std::string, const StoredTensor*> carried;
+  for (const StoredTensor& tensor : extras) {
+    specs.push_back(tensor);
+    carried[tensor.name] = &tensor;
+  }
 
   SafetensorsWriter writer(folder / "model.safetensors", specs);
   for (const TensorSpec& spec : writer.order()) {
+    if (const auto extra = carried.find(spec.name); extra != carried.end()) {
+      writer.write_bytes(extra->second->span());
+      continue;
+    }
     const Tensor& value = values.at(spec.name);
     if (spec.dtype == name_of(value.dtype())) {
       writer.write(value);

@@ -15,15 +15,30 @@ fs::path model_folder(const fs::path& folder);
 // then outlive the model; for training all are read into FP32 masters.
 enum class Use { kInference, kTraining };
 
+// What is done with tensors that the architecture does not name: a fault, or they are carried along
+// and nothing is computed with them (--allow-extra).
+enum class Extra { kRefused, kKept };
+
+// Those tensors, as they lie in the files. Old files' rotary_emb.inv_freq, which config.json says
+// already, is none. Error naming the first where they are refused.
+std::vector<StoredTensor> extra_tensors(model::Transformer& architecture,
+                                        const CheckpointFolder& files, Extra extra);
+// Says on standard error which there are, and what becomes of them.
+void list_extras(std::span<const StoredTensor> extras, std::string_view fate);
+
 // Reads every weight and router bias by name; each tensor's dtype (BF16 or FP32; where config.json
 // says so E4M3 with a scale for each block of 128x128, in whatever shard) and shape are checked.
 // Codes stay codes for inference. The MTP layers' copies of embedding and head must equal the
 // trunk's. Error: a tensor that is missing, mis-shaped, of a dtype that cannot be executed, or that
-// the architecture does not name. The model is not yet prepared.
-void load_weights(model::Transformer& model, const CheckpointFolder& files, Use use);
+// the architecture does not name and that is refused. The model is not yet prepared. Returns the
+// extra tensors.
+std::vector<StoredTensor> load_weights(model::Transformer& model, const CheckpointFolder& files,
+                                       Use use, Extra extra = Extra::kRefused);
 
 // Writes model.safetensors as released files are: BF16 weights (codes and scales where they are
-// that), FP32 bias, the MTP layers with their copies of embedding and head.
-void save_weights(const fs::path& folder, model::Transformer& model);
+// that), FP32 bias, the MTP layers with their copies of embedding and head; and `extras`, byte for
+// byte.
+void save_weights(const fs::path& folder, model::Transformer& model,
+                  std::span<const StoredTensor> extras = {});
 
 }  // namespace minke::checkpoint

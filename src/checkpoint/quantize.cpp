@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <set>
 
 #include "base/error.h"
 #include "base/thread_pool.h"
@@ -35,10 +36,13 @@ Codes quantized(const CheckpointFolder& files, const StoredTensor& stored) {
   return out;
 }
 
-std::vector<TensorSpec> specs_of(const SafetensorsFile& shard) {
+// Names of tensors that stay as they are.
+using Extras = std::set<std::string, std::less<>>;
+
+std::vector<TensorSpec> specs_of(const SafetensorsFile& shard, const Extras& extras) {
   std::vector<TensorSpec> out;
   for (const auto& [name, stored] : shard.tensors()) {
-    if (!is_fp8_weight(name)) {
+    if (!is_fp8_weight(name) || extras.contains(name)) {
       out.push_back(stored);
       continue;
     }
@@ -51,15 +55,15 @@ std::vector<TensorSpec> specs_of(const SafetensorsFile& shard) {
 }
 
 void write_shard(const fs::path& path, const SafetensorsFile& shard, const CheckpointFolder& files,
-                 const std::function<void(uint64_t)>& on_bytes) {
-  SafetensorsWriter writer(path, specs_of(shard));
+                 const Extras& extras, const std::function<void(uint64_t)>& on_bytes) {
+  SafetensorsWriter writer(path, specs_of(shard, extras));
   for (const TensorSpec& spec : writer.order()) {
     // Scales are written before codes: a weight is quantised for each, and never kept.
     const bool is_scale = !shard.contains(spec.name);
     const std::string name =
         is_scale ? spec.name.substr(0, spec.name.size() - scale_name("").size()) : spec.name;
     const StoredTensor& stored = shard.stored(name);
-    if (!is_fp8_weight(name)) {
+    if (!is_fp8_weight(name) || extras.contains(name)) {
       writer.write_bytes(stored.span());
       on_bytes(stored.size);
       continue;
@@ -87,18 +91,24 @@ bool is_fp8_weight(std::string_view name) {
 }
 
 QuantizedSizes quantize_fp8(const fs::path& into, const CheckpointFolder& files,
-                            const HfConfig& config, const std::function<void(uint64_t)>& on_bytes) {
+                            const HfConfig& config, Extra extra,
+                            const std::function<void(uint64_t)>& on_bytes) {
   if (config.model.quantization) {
     fail("{}: its weights are FP8 already (quantization_config)", files.path().string());
   }
+  model::Transformer architecture(config.model, model::Precision::kBF16);
+  const std::vector<StoredTensor> carried = extra_tensors(architecture, files, extra);
+  list_extras(carried, "written as they are");
+  Extras extras;
+  for (const StoredTensor& tensor : carried) extras.insert(tensor.name);
   std::map<std::string, const SafetensorsFile*> shards;
   for (const auto& [name, shard] : files.tensors()) shards[shard->path().filename()] = shard;
   QuantizedSizes sizes;
   nlohmann::ordered_json map = nlohmann::ordered_json::object();
   for (const auto& [file, shard] : shards) {
-    write_shard(into / file, *shard, files, on_bytes);
+    write_shard(into / file, *shard, files, extras, on_bytes);
     for (const auto& [name, stored] : shard->tensors()) sizes.before += stored.size;
-    for (const TensorSpec& spec : specs_of(*shard)) {
+    for (const TensorSpec& spec : specs_of(*shard, extras)) {
       sizes.after += spec.bytes();
       map[spec.name] = file;
     }

@@ -4,7 +4,7 @@
 #pragma once
 
 #include "checkpoint/hf_config.h"
-#include "checkpoint/safetensors.h"
+#include "checkpoint/model_files.h"
 
 namespace minke::checkpoint {
 
@@ -16,9 +16,11 @@ struct QuantizedSizes {
 };
 
 // Writes the shards of `files` into folder `into`, each under its name, and their index where there
-// are several. Error: a model that is FP8 already, a number that is not finite. on_bytes: bytes of
-// the source that were read since the last call.
+// are several. Extra tensors that are kept stay bit for bit, whatever their names. Error: a model
+// that is FP8 already, a number that is not finite, what extra_tensors() refuses. on_bytes: bytes
+// of the source that were read since the last call.
 QuantizedSizes quantize_fp8(const fs::path& into, const CheckpointFolder& files,
-                            const HfConfig& config, const std::function<void(uint64_t)>& on_bytes);
+                            const HfConfig& config, Extra extra,
+                            const std::function<void(uint64_t)>& on_bytes);
 
 }  // namespace minke::checkpoint

@@ -5,22 +5,25 @@
 
 namespace minke::infer {
 
-LoadedModel load_model(const fs::path& folder, model::Precision precision, WeightsOf which,
-                       size_t packed_from) {
+LoadedModel load_model(const fs::path& folder, model::Precision precision,
+                       const LoadOptions& options) {
   LoadedModel out;
   out.folder = checkpoint::model_folder(folder);
   out.config = checkpoint::read_config(out.folder / "config.json");
-  const char* stem = which == WeightsOf::kAverage ? "ema" : "model";
-  if (which == WeightsOf::kAverage && !fs::exists(out.folder / "ema.safetensors")) {
+  out.generation = checkpoint::read_generation_config(out.folder);
+  const char* stem = options.weights == WeightsOf::kAverage ? "ema" : "model";
+  if (options.weights == WeightsOf::kAverage && !fs::exists(out.folder / "ema.safetensors")) {
     fail("{}: holds no averaged weights; `minke train --ema 0.999` would keep them",
          out.folder.string());
   }
   out.files = std::make_unique<checkpoint::CheckpointFolder>(out.folder, stem);
   out.model = std::make_unique<model::Transformer>(out.config.model, precision);
-  checkpoint::load_weights(*out.model, *out.files, checkpoint::Use::kInference);
+  checkpoint::list_extras(
+      checkpoint::load_weights(*out.model, *out.files, checkpoint::Use::kInference, options.extra),
+      "not used");
   const size_t bytes = out.model->operand_bytes();
   const auto needed = static_cast<double>(bytes), left = static_cast<double>(free_memory_bytes());
-  if (bytes >= packed_from) {
+  if (bytes >= options.packed_from) {
     out.packed = std::make_unique<PackedFile>(out.folder, *out.files, *out.model);
   } else if (needed > left) {
     fail("{}: its weights take {} once prepared, and {} of memory is left", out.folder.string(),

@@ -3,6 +3,7 @@
 
 #include <memory>
 
+#include "checkpoint/generation_config.h"
 #include "checkpoint/hf_config.h"
 #include "checkpoint/model_files.h"
 #include "checkpoint/safetensors.h"
@@ -14,6 +15,7 @@ namespace minke::infer {
 struct LoadedModel {
   fs::path folder;  // where config.json lies
   checkpoint::HfConfig config;
+  checkpoint::GenerationConfig generation;
   std::unique_ptr<checkpoint::CheckpointFolder> files;  // matrices stay in these mapped files
   // Weights as products read them, in one or the other.
   std::unique_ptr<PackedFile> packed;
@@ -29,12 +31,17 @@ struct LoadedModel {
 // training that minke keeps beside them (ema.safetensors).
 enum class WeightsOf { kModel, kAverage };
 
-// A model's folder, or a run's. Weights that take packed_from bytes or more once prepared are
-// packed in a file (see PackedFile), which is mapped; others in memory. Error for whatever
-// read_config and load_weights refuse, and for a model whose prepared weights would not fit the
-// memory, or the disk, that is left.
-inline constexpr size_t kPackedFrom = size_t{1} << 30;
+struct LoadOptions {
+  WeightsOf weights = WeightsOf::kModel;
+  checkpoint::Extra extra = checkpoint::Extra::kRefused;
+  // Weights that take so many bytes or more once prepared are packed in a file (see PackedFile),
+  // which is mapped; others in memory.
+  size_t packed_from = size_t{1} << 30;
+};
+
+// A model's folder, or a run's. Error for whatever its readers refuse, and for a
+// model whose prepared weights would not fit the memory, or the disk, that is left.
 LoadedModel load_model(const fs::path& folder, model::Precision precision,
-                       WeightsOf which = WeightsOf::kModel, size_t packed_from = kPackedFrom);
+                       const LoadOptions& options = {});
 
 }  // namespace minke::infer

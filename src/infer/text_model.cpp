@@ -6,8 +6,8 @@
 namespace minke::infer {
 
 TextModel::TextModel(const fs::path& folder, model::Precision precision, int64_t prefill_rows,
-                     int64_t draft, WeightsOf which)
-    : loaded_(load_model(folder, precision, which)),
+                     int64_t draft, const LoadOptions& how)
+    : loaded_(load_model(folder, precision, how)),
       tokenizer_(text::Tokenizer::load(loaded_.folder)),
       generator_(*loaded_.model, options(prefill_rows, draft)) {}
 
@@ -20,6 +20,13 @@ Generator::Options TextModel::options(int64_t prefill_rows, int64_t draft) const
          loaded_.folder.string(), out.vocabulary, loaded_.config.model.vocab_size);
   }
   for (const int64_t id : loaded_.config.model.eos_token_id) {
+    out.end_tokens.push_back(static_cast<int32_t>(id));
+  }
+  for (const int64_t id : loaded_.generation.eos_token_id) {
+    if (id >= loaded_.config.model.vocab_size) {
+      fail("{}: generation_config.json: eos_token_id is {}, and vocab_size {}",
+           loaded_.folder.string(), id, loaded_.config.model.vocab_size);
+    }
     out.end_tokens.push_back(static_cast<int32_t>(id));
   }
   if (tokenizer_.eos()) out.end_tokens.push_back(*tokenizer_.eos());

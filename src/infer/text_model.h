@@ -15,9 +15,10 @@ class TextModel {
   // Reads folder and tokenizer. prefill_rows, draft: see Generator::Options. Error also for a
   // tokenizer that does not belong to the model.
   TextModel(const fs::path& folder, model::Precision precision, int64_t prefill_rows, int64_t draft,
-            WeightsOf which = WeightsOf::kModel);
+            const LoadOptions& how = {});
 
   const text::Tokenizer& tokenizer() const { return tokenizer_; }
+  const checkpoint::GenerationConfig& generation_config() const { return loaded_.generation; }
 
   // The tokens of a text that begins a document: after the beginning-of-sentence token where the
   // tokenizer adds one.

@@ -14,7 +14,8 @@ class TextForward {
  public:
   // The text begins a document. Error: it is empty, or longer than the model's positions; what a
   // model or tokenizer that does not load says.
-  TextForward(const std::string& model_folder, model::Precision precision, std::string_view text);
+  TextForward(const std::string& model_folder, model::Precision precision, std::string_view text,
+              const infer::LoadOptions& load = {});
 
   const fs::path& folder() const { return loaded_.folder; }
   model::Transformer& model() { return *loaded_.model; }

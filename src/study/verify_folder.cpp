@@ -297,6 +297,10 @@ GoldenFolder read_golden_folder(const fs::path& path) {
   GoldenFolder folder;
   folder.path = path;
   if (!fs::is_directory(path)) fail("{}: no such folder", path.string());
+  if (!fs::exists(path / "config.json")) {
+    fail("{}: holds no config.json, expected a folder that `minke verify --write` made",
+         path.string());
+  }
   folder.config = checkpoint::read_config(path / "config.json");
   folder.files = std::make_unique<checkpoint::CheckpointFolder>(path);
   const SafetensorsFile file(path / "golden.safetensors");

@@ -21,6 +21,7 @@ struct Options {
   std::string model;
   std::string init;
   std::string extend_context;
+  bool allow_extra = false;
   std::string tokenizer;
   int64_t vocab = 4096;
   std::string precision = "bf16";
@@ -105,6 +106,9 @@ void visit_fields(Opt& o, Visit&& visit) {
   visit("extend-context", o.extend_context, kRun,
         "With --init: a context so many times as long, such as 4x, by YaRN, which the config then "
         "says; to be learned at a longer --seq (V3: 1000 steps at its last learning rate)");
+  visit("allow-extra", o.allow_extra, kRun,
+        "Take a model to --init from with tensors that the architecture does not name: they are "
+        "listed, and every checkpoint carries them as they are");
   visit("tokenizer", o.tokenizer, kRun,
         "A folder with tokenizer.json or tiktoken.model; without it, one is trained on --data");
   visit("vocab", o.vocab, kRun, "Vocabulary of a tokenizer trained here, which --size then takes");

@@ -77,6 +77,7 @@ class Run {
                 options_.seq + 1 + config_.model.num_nextn_predict_layers,
                 options_.data_seed > 0 ? options_.data_seed : options_.seed,
                 Rewriting(options_.fim, options_.split_punctuation, text_.tokenizer())) {
+    config_.model.quantization.reset();  // saved in BF16, whatever it is read from
     model_.set_fp8(fp8_recipe_of(options_));
     identity_ = {text_.hash(), text_.tokenizer_hash(), std::string(ops::isa_name())};
   }
@@ -89,6 +90,7 @@ class Run {
 
  private:
   void initialize();
+  void load_weights(const fs::path& folder);
   void make_trainer(const Options& options);
   void fix_steps();
   void show(const StepReport& report, double rate, LiveLine& line) const;
@@ -116,6 +118,8 @@ class Run {
   model::Transformer model_;
   TokenStream stream_;
   RunIdentity identity_;
+  Carried carried_;
+  std::unique_ptr<checkpoint::CheckpointFolder> files_;  // in which its tensors lie
   std::unique_ptr<Trainer> trainer_;
   std::unique_ptr<MetricsLog> metrics_;
   std::vector<RouterLoad> loads_;         // since the last routers event
@@ -209,10 +213,17 @@ void Run::initialize() {
     });
     return;
   }
-  const fs::path folder = checkpoint::model_folder(options_.init);
+  load_weights(checkpoint::model_folder(options_.init));
+}
+
+void Run::load_weights(const fs::path& folder) {
+  using checkpoint::Extra;
   checkpoint::verify_checksums(folder);
-  const checkpoint::CheckpointFolder files(folder);
-  checkpoint::load_weights(model_, files, checkpoint::Use::kTraining);
+  files_ = std::make_unique<checkpoint::CheckpointFolder>(folder);
+  carried_.extras = checkpoint::load_weights(model_, *files_, checkpoint::Use::kTraining,
+                                             options_.allow_extra ? Extra::kKept : Extra::kRefused);
+  if (carried_.extras.empty()) files_.reset();
+  carried_.generation = checkpoint::read_generation_config(folder);
 }
 
 void Run::begin() {
@@ -221,6 +232,7 @@ void Run::begin() {
     fix_steps();
     initialize();
   }
+  checkpoint::list_extras(carried_.extras, "carried along");
   options_.warmup = std::min(options_.warmup, options_.steps / 5);
   make_trainer(options_);
   write_manifest(out_, options_, config_.model, text_, identity_);
@@ -235,7 +247,7 @@ void Run::open_log() {
 
 void Run::resume() {
   const fs::path folder = out_ / "checkpoint";
-  load_weights_to_resume(folder, model_);
+  load_weights(folder);
   make_trainer(options_);
   load_state(folder, model_, *trainer_, identity_);
   continue_log();
@@ -395,7 +407,8 @@ void Run::save(LiveLine& line) {
   if (saved_at_ == trainer_->done()) return;
   line.show("saving");
   const auto start = Clock::now();
-  save_state(out_ / "checkpoint", model_, config_, *trainer_, identity_, text_.tokenizer_folder());
+  save_state(out_ / "checkpoint", model_, config_, *trainer_, identity_, text_.tokenizer_folder(),
+             carried_);
   saved_at_ = trainer_->done();
   keep_earlier();
   metrics_->write({{"event", "save"}, {"step", trainer_->done()}, {"took", seconds_since(start)}});
@@ -445,7 +458,7 @@ bool Run::meet_spike(const StepReport& r, LiveLine& line) {
 // To the checkpoint; the text up to the spike, and that of its step, is passed over.
 void Run::roll_back(const StepReport& r) {
   const int64_t passed = trainer_->position().rows_passed_over;
-  load_weights_to_resume(out_ / "checkpoint", model_);
+  load_weights(out_ / "checkpoint");
   load_state(out_ / "checkpoint", model_, *trainer_, identity_);
   Trainer::Position position = trainer_->position();
   const Schedule& schedule = trainer_->schedule();
@@ -539,7 +552,10 @@ void take_vocabulary(checkpoint::HfConfig& config, const Options& options, const
          text.vocabulary());
   }
   config.model.bos_token_id = text.bos();
-  config.model.eos_token_id = {text.eos()};
+  // A model that ends its texts with several tokens goes on to.
+  if (options.init.empty() || std::ranges::count(config.model.eos_token_id, text.eos()) == 0) {
+    config.model.eos_token_id = {text.eos()};
+  }
   config.model.check();
 }
 

@@ -75,23 +75,19 @@ void copy_tokenizer(const fs::path& from, const fs::path& to) {
   }
 }
 
-std::string generation_config(const model::ModelConfig& config) {
-  return nlohmann::ordered_json{{"bos_token_id", config.bos_token_id},
-                                {"eos_token_id", config.eos_token_id}}
-             .dump(2) +
-         "\n";
-}
-
 }  // namespace
 
 void save_state(const fs::path& folder, model::Transformer& model,
                 const checkpoint::HfConfig& config, Trainer& trainer, const RunIdentity& identity,
-                const fs::path& tokenizer) {
+                const fs::path& tokenizer, const Carried& carried) {
   write_folder_atomic(folder, [&](const fs::path& into) {
     write_file_atomic(into / "config.json", checkpoint::config_text(config));
-    write_file_atomic(into / "generation_config.json", generation_config(config.model));
+    write_file_atomic(
+        into / "generation_config.json",
+        checkpoint::generation_config_text(carried.generation, config.model.bos_token_id,
+                                           config.model.eos_token_id));
     copy_tokenizer(tokenizer, into);
-    checkpoint::save_weights(into, model);
+    checkpoint::save_weights(into, model, carried.extras);
     save_tensors(into / kOptimizerFile,
                  [&](auto&& visit) { for_each_state(model, trainer, visit); });
     if (trainer.optimizer().averages().exist()) {
@@ -110,12 +106,6 @@ void save_state(const fs::path& folder, model::Transformer& model,
     write_file_atomic(into / kStateFile, state.dump(2) + "\n");
     checkpoint::write_checksums(into);
   });
-}
-
-void load_weights_to_resume(const fs::path& folder, model::Transformer& model) {
-  checkpoint::verify_checksums(folder);
-  const checkpoint::CheckpointFolder files(folder);
-  checkpoint::load_weights(model, files, checkpoint::Use::kTraining);
 }
 
 void load_state(const fs::path& folder, model::Transformer& model, Trainer& trainer,

@@ -13,7 +13,9 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
+#include "checkpoint/generation_config.h"
 #include "checkpoint/hf_config.h"
+#include "checkpoint/safetensors.h"
 #include "train/trainer.h"
 
 namespace minke::train {
@@ -24,15 +26,20 @@ struct RunIdentity {
   std::string isa;  // another instruction set goes on with other bytes
 };
 
+// What a checkpoint carries from the model that training began with.
+struct Carried {
+  checkpoint::GenerationConfig generation;
+  std::vector<checkpoint::StoredTensor> extras;  // tensors that the architecture does not name
+};
+
 // Durably replaces `folder`. `tokenizer` is the folder whose tokenizer files are copied along.
 void save_state(const fs::path& folder, model::Transformer& model,
                 const checkpoint::HfConfig& config, Trainer& trainer, const RunIdentity& identity,
-                const fs::path& tokenizer);
+                const fs::path& tokenizer, const Carried& carried = {});
 
-// Reads what save_state wrote into a model whose weights it makes. Error: files that are damaged,
-// or of another model, data or tokenizer than `identity` says, or that do not fit each other. A
-// warning where the instruction set is another.
-void load_weights_to_resume(const fs::path& folder, model::Transformer& model);
+// Reads what save_state wrote besides the weights, which have been loaded from there. Error: files
+// that are damaged, or of another model, data or tokenizer than `identity` says, or that do not fit
+// each other. A warning where the instruction set is another.
 void load_state(const fs::path& folder, model::Transformer& model, Trainer& trainer,
                 const RunIdentity& identity);
 

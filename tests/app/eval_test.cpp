@@ -111,6 +111,26 @@ TEST(Eval, NeedlesAreToldOfByLengthAndDepth) {
   expect_fault(run_program(line), "--needle", "20000");
 }
 
+// Figures compare where windows are of one length, so it says which, and why.
+TEST(Eval, SaysWhichWindowsItRead) {
+  const SmallRuns runs;
+  expect_success(run_program(runs.flags("run", {"--steps", "2"})));
+  const auto said = [&](const std::vector<std::string>& more) {
+    std::vector<std::string> line = {"eval", runs.path("run"), "--data", runs.path("valid.txt")};
+    line.insert(line.end(), more.begin(), more.end());
+    return run_program(line).out;
+  };
+  EXPECT_THAT(said({}), HasSubstr("windows of 16 (as it was trained)"));
+  EXPECT_THAT(said({"--seq", "33"}), HasSubstr("windows of 32 (--seq)"));
+  fs::remove(runs.path("run/checkpoint/trainer_state.json"));
+  EXPECT_THAT(said({}), HasSubstr("windows of 64 (max_position_embeddings"));
+  const fs::path config = runs.path("run/checkpoint/config.json");
+  auto content = nlohmann::json::parse(read_file(config));
+  content["max_position_embeddings"] = 1 << 17;
+  write_file_atomic(config, content.dump());
+  EXPECT_THAT(said({}), HasSubstr("windows of 4096 (--seq sets another)"));
+}
+
 TEST(Eval, BadInputIsNamed) {
   const SmallRuns runs;
   expect_success(run_program(runs.flags("run", {"--steps", "2"})));

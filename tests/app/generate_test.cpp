@@ -59,6 +59,35 @@ TEST_F(Generate, FiltersOfTokens) {
   EXPECT_EQ(text({"--prompt", "Anne", "--min-p", "1", "--seed", "6"}), greedy);
 }
 
+// generation_config.json says what no flag does, and which tokens end a text besides config.json's.
+TEST_F(Generate, DefaultsAreTheModelsOwn) {
+  const std::vector<std::string> line = {"--prompt", "Anne", "--max-tokens", "30"};
+  const auto with = [&](const std::string& folder, const std::vector<std::string>& more) {
+    std::vector<std::string> all = {"generate", folder};
+    all.insert(all.end(), line.begin(), line.end());
+    all.insert(all.end(), more.begin(), more.end());
+    return run_program(all);
+  };
+  const std::string cold = edited("generation_config.json", [](auto& c) { c["top_k"] = 1; });
+  const std::string greedy = with(run(), {"--temperature", "0"}).out;
+  EXPECT_EQ(with(cold, {"--seed", "4"}).out, greedy);
+  // What it does not say is then as the model is.
+  EXPECT_EQ(with(cold, {"--seed", "4", "--top-k", "0"}).out,
+            with(run(), {"--seed", "4", "--temperature", "1", "--top-p", "1"}).out);
+  EXPECT_NE(with(run(), {"--seed", "4", "--temperature", "1", "--top-p", "1"}).out, greedy);
+
+  // Every token ends it: nothing is written.
+  const std::string mute = edited("generation_config.json", [](auto& c) {
+    c["eos_token_id"] = nlohmann::json::array();
+    for (int id = 0; id < 320; ++id) c["eos_token_id"].push_back(id);
+  });
+  EXPECT_THAT(with(mute, {}).err, HasSubstr("written: 0 tokens (end of text)"));
+  edited("generation_config.json", [](auto& c) { c["eos_token_id"] = {1, 320}; });
+  expect_fault(with(mute, {}), "generation_config.json", "eos_token_id is 320");
+  edited("generation_config.json", [](auto& c) { c["eos_token_id"] = {1}, c["top_p"] = "x"; });
+  expect_fault(with(mute, {}), "generation_config.json", "top_p is \"x\"");
+}
+
 TEST_F(Generate, NeitherThreadsNorPrefillChangeTheText) {
   const std::string prompt = "Anne walked to Lyme. Mary spoke of Bath. Lady Russell";
   const std::string one = text({"--prompt", prompt, "--prefill", "1", "--threads", "1"});

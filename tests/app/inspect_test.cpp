@@ -50,6 +50,43 @@ TEST(Inspect, ReleasedConfigs) {
   EXPECT_NEAR(kimi["active"]["without_embedding"].get<double>(), 31.7e9, 5e7);
 }
 
+// Models whose configs are another's with a few fields changed.
+TEST(Inspect, ReleasedConfigsThatAreNearlyAnothers) {
+  const TemporaryFolder folder;
+  const auto changed = [&](const char* base, const json& patch) {
+    json config = json::parse(read_file(kGolden + "/configs/" + base));
+    config.merge_patch(patch);
+    write_file_atomic(folder / "config.json", config.dump());
+    return inspect(folder.path());
+  };
+  // R1 is V3 itself; V3.1 says that its scales are powers of two.
+  const json v3 = inspect(kGolden + "/configs/deepseek-v3.json");
+  const json v31 = changed("deepseek-v3.json", {{"quantization_config", {{"scale_fmt", "ue8m0"}}}});
+  EXPECT_EQ(v31["parameters"], v3["parameters"]);
+  EXPECT_EQ(v31["config"]["quantization_config"]["scale_fmt"], "ue8m0");
+  // Kimi-K2 as it was released later, and Moonlight's eos as a list.
+  EXPECT_EQ(changed("kimi-k2.json",
+                    {{"rope_scaling", {{"factor", 64.0}}}, {"eos_token_id", 163586}})["parameters"],
+            inspect(kGolden + "/configs/kimi-k2.json")["parameters"]);
+  // V2: published as 236B, of which 21B are active.
+  const json v2 = changed("deepseek-v2-lite.json", {{"hidden_size", 5120},
+                                                    {"num_hidden_layers", 60},
+                                                    {"num_attention_heads", 128},
+                                                    {"num_key_value_heads", 128},
+                                                    {"q_lora_rank", 1536},
+                                                    {"intermediate_size", 12288},
+                                                    {"moe_intermediate_size", 1536},
+                                                    {"n_routed_experts", 160},
+                                                    {"n_shared_experts", 2},
+                                                    {"num_experts_per_tok", 6},
+                                                    {"n_group", 8},
+                                                    {"topk_group", 3},
+                                                    {"topk_method", "group_limited_greedy"},
+                                                    {"routed_scaling_factor", 16.0}})["parameters"];
+  EXPECT_NEAR(v2["total"]["total"].get<double>(), 236e9, 5e8);
+  EXPECT_NEAR(v2["active"]["without_embedding"].get<double>(), 21e9, 5e8);
+}
+
 TEST(Inspect, ForPeople) {
   const Said said = run_program({"inspect", kGolden + "/configs/deepseek-v3.json"});
   EXPECT_EQ(said.exit_code, 0) << said.err;

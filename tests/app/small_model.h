@@ -13,6 +13,7 @@ class SmallModel : public testing::Test {
   }
   static void TearDownTestSuite() { delete trained; }
 
+  static const SmallRuns& runs() { return *trained; }
   static std::string run() { return trained->path("run"); }
   // A copy of the checkpoint of which a JSON file is edited.
   std::string edited(const char* file, const std::function<void(nlohmann::json&)>& edit) const {
@@ -27,7 +28,7 @@ class SmallModel : public testing::Test {
   std::string endless() const {
     return edited("config.json", [](auto& c) { c["max_position_embeddings"] = 1 << 20; });
   }
-  std::string path(const char* name) const { return (folder_ / name).string(); }
+  std::string path(const std::string& name) const { return (folder_ / name).string(); }
 
  private:
   static inline SmallRuns* trained = nullptr;

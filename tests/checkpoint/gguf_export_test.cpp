@@ -36,7 +36,7 @@ class Export : public testing::Test {
  protected:
   GgufFile written(const char* name, GgufType type) {
     const CheckpointFolder files(kGolden / name);
-    export_gguf(folder_ / "model.gguf", files, config_of(name), vocabulary(), type,
+    export_gguf(folder_ / "model.gguf", files, config_of(name), vocabulary(), type, Extra::kRefused,
                 [](size_t, size_t) {});
     return GgufFile(folder_ / "model.gguf");
   }

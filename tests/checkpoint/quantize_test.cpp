@@ -33,7 +33,7 @@ TEST(Quantize, CodesAreTheDefinitionsAndAllElseIsBitForBit) {
   const TemporaryFolder out;
   uint64_t read = 0;
   const QuantizedSizes sizes =
-      quantize_fp8(out.path(), before, read_config(kGolden / "v3" / "config.json"),
+      quantize_fp8(out.path(), before, read_config(kGolden / "v3" / "config.json"), Extra::kRefused,
                    [&](uint64_t bytes) { read += bytes; });
   EXPECT_EQ(read, sizes.before);
   EXPECT_LT(sizes.after, sizes.before);
@@ -84,7 +84,7 @@ TEST(Quantize, ShardsKeepTheirNamesAndTheirIndex) {
                                                              R"(":"model-1.safetensors",")" + norm +
                                                              R"(":"model-2.safetensors"}})");
   quantize_fp8(out.path(), CheckpointFolder(in.path()), read_config(kGolden / "v3" / "config.json"),
-               [](uint64_t) {});
+               Extra::kRefused, [](uint64_t) {});
   const CheckpointFolder after(out.path());
   EXPECT_EQ(after.file_of(scale_name(weight)).path().filename(), "model-1.safetensors");
   EXPECT_EQ(after.file_of(norm).path().filename(), "model-2.safetensors");
@@ -99,7 +99,8 @@ TEST(Quantize, ShardsKeepTheirNamesAndTheirIndex) {
 TEST(Quantize, WhatIsFp8AlreadyOrNotFiniteIsRefused) {
   const TemporaryFolder out;
   EXPECT_THROW(quantize_fp8(out.path(), CheckpointFolder(kGolden / "v3-fp8"),
-                            read_config(kGolden / "v3-fp8" / "config.json"), [](uint64_t) {}),
+                            read_config(kGolden / "v3-fp8" / "config.json"), Extra::kRefused,
+                            [](uint64_t) {}),
                Error);
   const TemporaryFolder in;
   const std::string weight = "model.layers.0.self_attn.o_proj.weight";
@@ -109,7 +110,7 @@ TEST(Quantize, WhatIsFp8AlreadyOrNotFiniteIsRefused) {
   writer.finish();
   try {
     quantize_fp8(out.path(), CheckpointFolder(in.path()),
-                 read_config(kGolden / "v3" / "config.json"), [](uint64_t) {});
+                 read_config(kGolden / "v3" / "config.json"), Extra::kRefused, [](uint64_t) {});
     ADD_FAILURE() << "taken";
   } catch (const Error& error) {
     EXPECT_THAT(error.what(), testing::HasSubstr(weight));

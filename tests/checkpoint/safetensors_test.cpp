@@ -232,8 +232,8 @@ TEST(SafetensorsTest, BadLengths) {
   EXPECT_THAT([&] { SafetensorsFile file(path); }, error_with("nested deeper"));
 }
 
-// Whatever the bytes, a file is read whole or refused with an Error.
-TEST(SafetensorsTest, MutatedFilesNeverCrash) {
+// Trap 18: whatever the bytes, a file is read whole or refused with an Error.
+TEST(SafetensorsTest, Trap18MutationsAreReadOrThrow) {
   const TemporaryFolder folder;
   const fs::path path = folder / "a.safetensors";
   Example().write_to(path);

@@ -76,7 +76,7 @@ std::vector<int64_t> all_widths() {
   return out;
 }
 
-TEST(Drafts, DoNotChangeAText) {
+TEST(Drafts, Trap14DoNotChangeAText) {
   const std::vector<int32_t> prompt = some_tokens(17);
   for (const Precision precision : {Precision::kF32, Precision::kBF16}) {
     // Drafts that always stand, that sometimes do, and that hardly ever do.
@@ -228,7 +228,7 @@ TEST(Drafts, TheModuleEqualsItsForward) {
 }
 
 // Requests that are computed together have the bytes of each alone (trap 14).
-TEST(Decode, RowsOfOtherTextsDoNotMatter) {
+TEST(Decode, Trap14RowsOfOtherTextsDoNotMatter) {
   for (const Precision precision : {Precision::kF32, Precision::kBF16}) {
     const auto model = tiny_model(precision, config_with_mtp());
     const model::ModelConfig& config = model->config();

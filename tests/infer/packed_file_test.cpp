@@ -20,8 +20,8 @@ class PackedFileOf : public testing::TestWithParam<const char*> {
     in_memory_ = text(load());
   }
   fs::path folder() const { return temporary_ / "model"; }
-  LoadedModel load(size_t packed_from = kPackedFrom) const {
-    return load_model(folder(), model::Precision::kBF16, WeightsOf::kModel, packed_from);
+  LoadedModel load(size_t packed_from = LoadOptions().packed_from) const {
+    return load_model(folder(), model::Precision::kBF16, {.packed_from = packed_from});
   }
   static std::vector<int32_t> text(const LoadedModel& loaded) {
     Generator generator(*loaded.model, {});
@@ -74,8 +74,7 @@ TEST_P(PackedFileOf, IsMadeOnceAndMadeAgainWhenItIsNotWhole) {
 
 TEST_P(PackedFileOf, IsOfThisCheckpointAndPrecision) {
   EXPECT_TRUE(makes());
-  const LoadedModel other =
-      load_model(folder(), model::Precision::kF32, WeightsOf::kModel, kAlways);
+  const LoadedModel other = load_model(folder(), model::Precision::kF32, {.packed_from = kAlways});
   EXPECT_TRUE(other.packed->made());
   EXPECT_EQ(packed_files().size(), 2);
   EXPECT_FALSE(makes());

@@ -72,7 +72,8 @@ TEST(State, Trap11BiasKeepsItsFp32BitsThroughSaveLoadAndResume) {
   }
 
   Trained resumed(0);
-  load_weights_to_resume(saved, resumed.model);
+  checkpoint::load_weights(resumed.model, checkpoint::CheckpointFolder(saved),
+                           checkpoint::Use::kTraining);
   load_state(saved, resumed.model, resumed.trainer, kIdentity);
   EXPECT_EQ(bias_bits(resumed.model), bits);
   resumed.save(again);

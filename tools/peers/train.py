@@ -6,9 +6,10 @@
 
 Both train the same config on random tokens: forward, backward, clip, AdamW. PyTorch computes under
 BF16 autocast with FP32 weights, experts as grouped products, compiled unless --no-compile. The two
-take turns, and medians of the turns are compared. Nothing of minke's build or tests needs this.
+take turns (or come one after the other: --apart), and medians of the turns are compared. Nothing of minke's build or tests needs this.
 """
 import argparse
+import gc
 import json
 import statistics
 import subprocess
@@ -68,6 +69,7 @@ def main():
     parser.add_argument("--seq", type=int, default=256)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--apart", action="store_true", help="where memory does not hold both")
     parser.add_argument("--steps", type=int, default=5, help="steps a turn")
     parser.add_argument("--no-compile", dest="compile", action="store_false")
     parser.add_argument("--experts", default="grouped_mm")
@@ -82,11 +84,17 @@ def main():
               file=sys.stderr)
     print("measuring", file=sys.stderr)
     torch_rates, minke_rates, shares = [], [], []
-    for _ in range(args.turns):
+    for turn in range(args.turns):
         torch_rates += [peer.step() for _ in range(args.steps)]
-        rate, share = minke_rate(args)
-        minke_rates.append(rate)
-        shares.append(share)
+        if args.apart and turn + 1 < args.turns:
+            continue
+        if args.apart:
+            del peer
+            gc.collect()
+        for _ in range(args.turns if args.apart else 1):
+            rate, share = minke_rate(args)
+            minke_rates.append(rate)
+            shares.append(share)
     ours, theirs = statistics.median(minke_rates), statistics.median(torch_rates)
     print(json.dumps({
         "config": args.config, "batch": args.batch, "seq": args.seq, "threads": args.threads,
