@@ -8,12 +8,10 @@
 
 namespace minke::infer {
 
-Drafter::Drafter(model::Transformer& model, LatentCache& cache, int64_t rows)
-    : model_(model), cache_(cache) {
+Drafter::Drafter(model::Transformer& model, LatentCache& cache) : model_(model), cache_(cache) {
   const DType act = model::dtype_of_precision(model.precision());
   const int64_t D = model.config().hidden_size;
   kept_MD_ = OwnedTensor(act, {kMostRows, D});
-  output_MD_ = OwnedTensor(act, {std::max(rows, kMostRows), D});
   state_1D_ = OwnedTensor(act, {1, D});
   logits_1V_ = OwnedTensor(DType::kF32, {1, model.config().vocab_size});
 }
@@ -62,10 +60,8 @@ int64_t Drafter::truncate(int64_t length) {
 void Drafter::run(const Tensor& state_MD, std::span<const int32_t> tokens, int64_t row,
                   const model::Pass& pass) {
   const int64_t M = state_MD.dim(0);
-  const Tensor output = output_MD_.rows(0, M);
-  model_.decode_mtp(output, state_MD, tokens.first(static_cast<size_t>(M)),
+  model_.decode_mtp(state_1D_, state_MD, tokens.first(static_cast<size_t>(M)),
                     cache_.rows(row - first_, M), pass);
-  ops::convert(state_1D_, output.rows(M - 1, 1));
 }
 
 void Drafter::catch_up(std::span<const int32_t> text, const model::Pass& pass) {

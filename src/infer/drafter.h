@@ -22,8 +22,8 @@ class Drafter {
   // Rows that a draft computes at once at most.
   static constexpr int64_t kMostRows = 2 * kLateRows;
 
-  // The cache has the module's layer. Both outlive this. `rows`: that see() is given at most.
-  Drafter(model::Transformer& model, LatentCache& cache, int64_t rows);
+  // The cache has the module's layer. Both outlive this.
+  Drafter(model::Transformer& model, LatentCache& cache);
 
   // The trunk's states of the tokens after those it has seen; `text` is all that is known, at least
   // up to them. now: reads the rows whose next token is known. Otherwise their states are kept for
@@ -44,7 +44,8 @@ class Drafter {
 
  private:
   void keep(const Tensor& state_MD);
-  // The module on rows of the text from `row` on; the last one's state goes to state_1D_.
+  // The module on rows of the text from `row` on; the last one's state goes to state_1D_, and the
+  // others only leave their latents.
   void run(const Tensor& state_MD, std::span<const int32_t> tokens, int64_t row,
            const model::Pass& pass);
 
@@ -54,7 +55,7 @@ class Drafter {
   int64_t read_ = 0;   // the text's rows from first_ to here have latents
   int64_t seen_ = 0;   // rows from read_ to here wait in kept_MD_
   OwnedTensor kept_MD_;
-  OwnedTensor output_MD_, state_1D_, logits_1V_;
+  OwnedTensor state_1D_, logits_1V_;
 };
 
 }  // namespace minke::infer

@@ -122,7 +122,7 @@ Generator::Generator(model::Transformer& model, Options options)
     fail("{} tokens are to be drafted, and this model has no MTP layer to draft them: give 0",
          options_.draft);
   }
-  if (options_.draft != 0 && model.has_mtp()) drafter_.emplace(model, cache_, hidden_MD_.dim(0));
+  if (options_.draft != 0 && model.has_mtp()) drafter_.emplace(model, cache_);
 }
 
 void Generator::check_prompt(std::span<const int32_t> prompt) const {

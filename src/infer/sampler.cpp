@@ -28,6 +28,39 @@ void sort_by_id(std::vector<Sampler::Candidate>& candidates) {
   }
 }
 
+constexpr float kLeast = -std::numeric_limits<float>::infinity();
+
+struct Extent {
+  float most;
+  bool finite;
+};
+
+// In lanes of their own, so that the compiler takes several at once: it may not regroup floats.
+Extent extent_of(std::span<const float> x) {
+  constexpr size_t kLanes = 16;
+  float most[kLanes], zero[kLanes] = {};  // zero times what is not finite is no number
+  std::ranges::fill(most, kLeast);
+  size_t i = 0;
+  for (; i + kLanes <= x.size(); i += kLanes) {
+    for (size_t lane = 0; lane < kLanes; ++lane) {
+      const float here = x[i + lane];
+      most[lane] = here > most[lane] ? here : most[lane];
+      zero[lane] += 0.0F * here;
+    }
+  }
+  for (; i < x.size(); ++i) {
+    most[0] = x[i] > most[0] ? x[i] : most[0];
+    zero[0] += 0.0F * x[i];
+  }
+  return {std::ranges::max(most), std::ranges::all_of(zero, [](float z) { return z == 0; })};
+}
+
+[[noreturn]] void refuse(std::span<const float> logits, int32_t first) {
+  const auto bad = std::ranges::find_if_not(logits, [](float x) { return std::isfinite(x); });
+  fail("the logit of token {} is {}: the model's weights are damaged, or have diverged",
+       first + (bad - logits.begin()), *bad);
+}
+
 // Ids that are drawn together, then one of them: a random number for each block, and each of one.
 constexpr int32_t kBlock = 64;
 
@@ -49,34 +82,37 @@ void Sampling::check() const {
 }
 
 Sampler::Sampler(const Sampling& sampling, int64_t vocabulary, std::span<const int32_t> holes)
-    : sampling_(sampling),
-      vocabulary_(vocabulary),
-      token_(static_cast<size_t>(std::max<int64_t>(vocabulary, 0)), true) {
+    : sampling_(sampling), vocabulary_(vocabulary) {
   sampling_.check();
-  for (const int32_t hole : holes) token_.at(static_cast<size_t>(hole)) = false;
-  MINKE_CHECK(std::ranges::find(token_, true) != token_.end(), "a vocabulary of no tokens");
+  std::vector<bool> is_token(static_cast<size_t>(std::max<int64_t>(vocabulary, 0)), true);
+  for (const int32_t hole : holes) is_token.at(static_cast<size_t>(hole)) = false;
+  for (int32_t id = 0; id < vocabulary; ++id) {
+    if (!is_token[static_cast<size_t>(id)]) continue;
+    if (runs_.empty() || runs_.back().end != id) runs_.push_back({id, id});
+    ++runs_.back().end;
+  }
+  MINKE_CHECK(!runs_.empty(), "a vocabulary of no tokens");
 }
 
 int32_t Sampler::likeliest(std::span<const float> logits_V) const {
   MINKE_CHECK(static_cast<int64_t>(logits_V.size()) >= vocabulary_, "{} logits, {} tokens",
               logits_V.size(), vocabulary_);
-  int32_t best = -1;
-  float most = -std::numeric_limits<float>::infinity();
-  int32_t bad = -1;
-  for (int32_t id = 0; id < vocabulary_; ++id) {
-    if (!token_[static_cast<size_t>(id)]) continue;
-    const float logit = logits_V[static_cast<size_t>(id)];
-    if (!(std::abs(logit) <= std::numeric_limits<float>::max())) bad = id;
-    if (logit > most) {
-      most = logit;
-      best = id;
-    }
+  const auto of = [&](const Run& run) {
+    return logits_V.subspan(static_cast<size_t>(run.begin),
+                            static_cast<size_t>(run.end - run.begin));
+  };
+  float most = kLeast;
+  for (const Run& run : runs_) {
+    const Extent extent = extent_of(of(run));
+    if (!extent.finite) refuse(of(run), run.begin);
+    most = std::max(most, extent.most);
   }
-  if (bad >= 0) {
-    fail("the logit of token {} is {}: the model's weights are damaged, or have diverged", bad,
-         logits_V[static_cast<size_t>(bad)]);
+  for (const Run& run : runs_) {
+    const std::span<const float> logits = of(run);
+    const auto at = std::ranges::find(logits, most);
+    if (at != logits.end()) return run.begin + static_cast<int32_t>(at - logits.begin());
   }
-  return best;
+  MINKE_CHECK(false, "no logit is {}", most);
 }
 
 const std::vector<Sampler::Candidate>& Sampler::candidates(std::span<const float> logits_V) {
@@ -91,13 +127,14 @@ const std::vector<Sampler::Candidate>& Sampler::candidates(std::span<const float
   const double least = sampling_.top_p == 1
                            ? most + sampling_.temperature * (std::log(sampling_.min_p) - 1)
                            : -std::numeric_limits<double>::infinity();
-  for (int32_t id = 0; id < vocabulary_; ++id) {
-    if (!token_[static_cast<size_t>(id)]) continue;
-    const double logit = logits_V[static_cast<size_t>(id)];
-    if (logit < least) continue;
-    // Relative to the likeliest, which is 1: nothing overflows. 0 once it is below any double.
-    const double p = std::exp((logit - most) / sampling_.temperature);
-    if (p > 0) candidates_.push_back({id, p});
+  for (const Run& run : runs_) {
+    for (int32_t id = run.begin; id < run.end; ++id) {
+      const double logit = logits_V[static_cast<size_t>(id)];
+      if (logit < least) continue;
+      // Relative to the likeliest, which is 1: nothing overflows. 0 once it is below any double.
+      const double p = std::exp((logit - most) / sampling_.temperature);
+      if (p > 0) candidates_.push_back({id, p});
+    }
   }
   const auto k = static_cast<size_t>(sampling_.top_k);
   if (k > 0 && k < candidates_.size()) {

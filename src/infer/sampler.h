@@ -49,7 +49,10 @@ class Sampler {
 
   Sampling sampling_;
   int64_t vocabulary_;
-  std::vector<bool> token_;  // by id: whether it is one
+  struct Run {
+    int32_t begin, end;
+  };
+  std::vector<Run> runs_;  // of ids that are tokens, ascending
   std::vector<Candidate> candidates_;
 };
 

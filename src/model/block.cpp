@@ -98,26 +98,29 @@ void Block::differentiate(const Tensor& dx_TD, const Layout& layout, const RopeT
   input_norm_.backward(dx_TD, true, dnormed, s.x_in, s.input_norm, pass);
 }
 
-void Block::decode(const Tensor& x_MD, std::span<const CacheRow> rows, const RopeTables& tables,
-                   const Tensor& forced_experts, const Tensor& chosen_experts, const Pass& pass) {
+void Block::decode(const Tensor& x_MD, int64_t outputs, std::span<const CacheRow> rows,
+                   const RopeTables& tables, const Tensor& forced_experts,
+                   const Tensor& chosen_experts, const Pass& pass) {
   const Arena::Scope scope(pass.saved);
-  const Tensor normed = pass.saved.make(pass.activation(), x_MD.shape());
-  const Tensor rounded = pass.saved.make(pass.activation(), x_MD.shape());
-  ops::convert(rounded, x_MD);
-  input_norm_.forward(normed, rounded);
-  mla_.decode(x_MD, normed, rows, layer_, tables, pass);
-  ops::convert(rounded, x_MD);
+  const Tensor normed_MD = pass.saved.make(pass.activation(), x_MD.shape());
+  const Tensor rounded_MD = pass.saved.make(pass.activation(), x_MD.shape());
+  ops::convert(rounded_MD, x_MD);
+  input_norm_.forward(normed_MD, rounded_MD);
+  const Tensor x = x_MD.rows(x_MD.dim(0) - outputs, outputs);
+  mla_.decode(x, normed_MD, rows, layer_, tables, pass);
+  const Tensor normed = normed_MD.rows(0, outputs), rounded = rounded_MD.rows(0, outputs);
+  ops::convert(rounded, x);
   post_norm_.forward(normed, rounded);
   if (moe_) {
     Moe::Saved saved;
-    moe_->forward(x_MD, normed, 1, forced_experts, false, saved, pass);
+    moe_->forward(x, normed, 1, forced_experts, false, saved, pass);
     if (!chosen_experts.empty()) {
       std::ranges::copy(saved.route.experts_TK.span<int32_t>(),
                         chosen_experts.span<int32_t>().begin());
     }
   } else {
     Ffn::Saved saved;
-    ffn_.forward(x_MD, normed, saved, pass);
+    ffn_.forward(x, normed, saved, pass);
   }
 }
 

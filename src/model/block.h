@@ -30,11 +30,12 @@ class Block {
   // dx_TD FP32: the gradient of the output, replaced by that of the input.
   void backward(const Tensor& dx_TD, const Layout& layout, const RopeTables& tables,
                 float balance_scale, const Saved& saved, const Pass& pass);
-  // x_MD FP32, in place; see Mla::decode. Needs no Saved: pass.saved is given back at the end.
-  // forced_experts, chosen_experts: I32 [M, K], to use instead of choosing, and to be told; may be
-  // empty.
-  void decode(const Tensor& x_MD, std::span<const CacheRow> rows, const RopeTables& tables,
-              const Tensor& forced_experts, const Tensor& chosen_experts, const Pass& pass);
+  // x_MD FP32, in place: its last `outputs` rows, see Mla::decode. Needs no Saved: pass.saved is
+  // given back at the end. forced_experts, chosen_experts: I32 [outputs, K], to use instead of
+  // choosing, and to be told; may be empty.
+  void decode(const Tensor& x_MD, int64_t outputs, std::span<const CacheRow> rows,
+              const RopeTables& tables, const Tensor& forced_experts, const Tensor& chosen_experts,
+              const Pass& pass);
 
   int64_t layer() const { return layer_; }
   Mla& mla() { return mla_; }

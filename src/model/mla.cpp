@@ -146,12 +146,13 @@ void Mla::backward(const Tensor& dx_TD, const Tensor& dy_TD, const Tensor& x_TD,
   linear_backward(dx_TD, true, dq_a, x_TD, q_a_, pass);
 }
 
-void Mla::decode(const Tensor& y_MD, const Tensor& x_MD, std::span<const CacheRow> rows,
+void Mla::decode(const Tensor& y_AD, const Tensor& x_MD, std::span<const CacheRow> rows,
                  int64_t layer, const RopeTables& tables, const Pass& pass) const {
   MINKE_CHECK(!absorbed_k_.empty(), "decode before prepare");
   const Arena::Scope scope(pass.scratch);
   const DType act = pass.activation();
   const auto M = static_cast<int64_t>(rows.size());
+  const int64_t A = y_AD.dim(0), first = M - A;
   const int64_t qk = nope_ + rope_dim_, width = rank_ + rope_dim_;
   const auto number = static_cast<int64_t>(size_of(act));
   std::vector<int32_t> positions;
@@ -173,34 +174,36 @@ void Mla::decode(const Tensor& y_MD, const Tensor& x_MD, std::span<const CacheRo
     std::byte* cache = row.cache + layer * row.capacity * width * number;
     ops::convert(ops::Matrix(cache + row.position * width * number, act, 1, width, width),
                  ops::Matrix(entry).row_range(m, 1));
-    latent_rows.push_back({cache, row.position + int64_t{1}});
+    if (m >= first) latent_rows.push_back({cache, row.position + int64_t{1}});
   }
 
-  const Tensor q = pass.scratch.make(act, {M, heads_ * qk});
+  const Tensor x_AD = x_MD.rows(first, A);
+  const std::span<const int32_t> asking = std::span(positions).subspan(static_cast<size_t>(first));
+  const Tensor q = pass.scratch.make(act, {A, heads_ * qk});
   if (q_.exists()) {
-    linear(q, x_MD, q_, false, pass);
+    linear(q, x_AD, q_, false, pass);
   } else {
-    const Tensor q_a = pass.scratch.make(act, {M, q_rank_});
-    const Tensor latent = pass.scratch.make(act, {M, q_rank_});
-    linear(q_a, x_MD, q_a_, false, pass);
+    const Tensor q_a = pass.scratch.make(act, {A, q_rank_});
+    const Tensor latent = pass.scratch.make(act, {A, q_rank_});
+    linear(q_a, x_AD, q_a_, false, pass);
     q_norm_.forward(latent, q_a);
     linear(q, latent, q_b_, false, pass);
   }
   // Queries in latent space, each head's beside its roped part.
-  const Tensor absorbed = pass.scratch.make(act, {M, heads_ * width});
+  const Tensor absorbed = pass.scratch.make(act, {A, heads_ * width});
   std::vector<ops::Product> products;
   for (int64_t h = 0; h < heads_; ++h) {
     products.push_back({ops::Matrix(absorbed).columns(h * width, rank_),
                         ops::Matrix(q).columns(h * qk, nope_), absorbed_k_[static_cast<size_t>(h)],
                         false});
     ops::rope(ops::Matrix(absorbed).columns(h * width + rank_, rope_dim_),
-              ops::Matrix(q).columns(h * qk + nope_, rope_dim_), rope(tables, positions, false));
+              ops::Matrix(q).columns(h * qk + nope_, rope_dim_), rope(tables, asking, false));
   }
   ops::matmul(products);
-  const Tensor o_latent = pass.scratch.make(act, {M, heads_ * rank_});
+  const Tensor o_latent = pass.scratch.make(act, {A, heads_ * rank_});
   ops::latent_attention(o_latent, absorbed, latent_rows, heads_, rank_, rope_dim_, scale_,
                         pass.scratch);
-  const Tensor o = pass.scratch.make(act, {M, heads_ * v_});
+  const Tensor o = pass.scratch.make(act, {A, heads_ * v_});
   products.clear();
   for (int64_t h = 0; h < heads_; ++h) {
     products.push_back({ops::Matrix(o).columns(h * v_, v_),
@@ -208,7 +211,7 @@ void Mla::decode(const Tensor& y_MD, const Tensor& x_MD, std::span<const CacheRo
                         absorbed_v_[static_cast<size_t>(h)], false});
   }
   ops::matmul(products);
-  linear(y_MD, o, o_, true, pass);
+  linear(y_AD, o, o_, true, pass);
 }
 
 // Where heads begin with blocks, their codes are operands with the file's own scales; else kv_b, a

@@ -51,8 +51,9 @@ class Mla {
                 const RopeTables& tables, const Saved& saved, const Pass& pass);
 
   // Row i is rows[i]'s token; its latent is written into the cache of `layer` before anything is
-  // read. Rows of one sequence may follow each other (a prompt in chunks).
-  void decode(const Tensor& y_MD, const Tensor& x_MD, std::span<const CacheRow> rows, int64_t layer,
+  // read. Rows of one sequence may follow each other (a prompt in chunks). y_AD are the last rows,
+  // as many as anyone asks for: those before only leave their latents.
+  void decode(const Tensor& y_AD, const Tensor& x_MD, std::span<const CacheRow> rows, int64_t layer,
               const RopeTables& tables, const Pass& pass) const;
 
   template <typename Visit>

@@ -386,21 +386,21 @@ void Transformer::decode(const Tensor& hidden_MD, std::span<const int32_t> token
     return of.empty() ? Tensor{} : of[n];
   };
   for (size_t n = 0; n < blocks_.size(); ++n) {
-    blocks_[n].decode(x, rows, tables_, at(routes.forced, n), at(routes.chosen, n), pass);
+    blocks_[n].decode(x, x.dim(0), rows, tables_, at(routes.forced, n), at(routes.chosen, n), pass);
   }
   const Tensor rounded = pass.scratch.make(pass.activation(), x.shape());
   ops::convert(rounded, x);
   norm_.forward(hidden_MD, rounded);
 }
 
-void Transformer::decode_mtp(const Tensor& hidden_MD, const Tensor& state_MD,
+void Transformer::decode_mtp(const Tensor& hidden_AD, const Tensor& state_MD,
                              std::span<const int32_t> tokens, std::span<const CacheRow> rows,
                              const Pass& pass) {
   MINKE_CHECK(has_mtp());
   reserve_tables(rows);
   MtpModule& mtp = mtp_.front();
   const auto M = static_cast<int64_t>(rows.size());
-  const int64_t D = config_.hidden_size;
+  const int64_t A = hidden_AD.dim(0), D = config_.hidden_size;
   const Arena::Scope scope(pass.scratch);
   const Tensor x = pass.scratch.make(DType::kF32, {M, D});
   const Tensor input_M2D = pass.scratch.make(pass.activation(), {M, 2 * D});
@@ -408,10 +408,10 @@ void Transformer::decode_mtp(const Tensor& hidden_MD, const Tensor& state_MD,
   mtp.enorm.forward(ops::Matrix(input_M2D).columns(0, D), x);
   mtp.hnorm.forward(ops::Matrix(input_M2D).columns(D, D), state_MD);
   linear(x, input_M2D, mtp.eh_proj, false, pass);
-  mtp.block.decode(x, rows, tables_, {}, {}, pass);
-  const Tensor rounded = pass.scratch.make(pass.activation(), x.shape());
-  ops::convert(rounded, x);
-  mtp.norm.forward(hidden_MD, rounded);
+  mtp.block.decode(x, A, rows, tables_, {}, {}, pass);
+  const Tensor rounded = pass.scratch.make(pass.activation(), {A, D});
+  ops::convert(rounded, x.rows(M - A, A));
+  mtp.norm.forward(hidden_AD, rounded);
 }
 
 }  // namespace minke::model

@@ -139,8 +139,9 @@ class Transformer {
   bool has_mtp() const { return !mtp_.empty(); }
   // The first MTP module on rows of caches: from the state of a token and the token after it, the
   // state whose logits are of the token after both. The module's latents are its own layer's of the
-  // caches. hidden_MD, state_MD: as decode()'s hidden_MD; they may be the same.
-  void decode_mtp(const Tensor& hidden_MD, const Tensor& state_MD, std::span<const int32_t> tokens,
+  // caches. hidden_AD, the last rows' states, and state_MD: as decode()'s hidden_MD; they may be
+  // the same. Rows before hidden_AD's only leave their latents.
+  void decode_mtp(const Tensor& hidden_AD, const Tensor& state_MD, std::span<const int32_t> tokens,
                   std::span<const CacheRow> rows, const Pass& pass);
 
  private:

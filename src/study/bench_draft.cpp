@@ -39,7 +39,7 @@ class Reader {
         tokens_(tokens),
         cache_(model.config(), model.precision(), model.config().num_hidden_layers + 1,
                static_cast<int64_t>(tokens.size())),
-        drafter_(model, cache_, kRows),
+        drafter_(model, cache_),
         hidden_MD_(model::dtype_of_precision(model.precision()),
                    {kRows, model.config().hidden_size}),
         logits_MV_(DType::kF32, {kRows, model.config().vocab_size}) {}
@@ -105,13 +105,6 @@ class Reader {
   Arena saved_{size_t{1} << 32}, scratch_{size_t{1} << 32};  // what is not written is never had
   OwnedTensor hidden_MD_, logits_MV_;
 };
-
-// What `rows` says of n rows, between the whole numbers that were measured.
-double experts_of(const std::vector<VerifiedRows>& rows, double n) {
-  const auto below = static_cast<size_t>(n);
-  const double at = rows[below - 1].experts, part = n - static_cast<double>(below);
-  return part == 0 ? at : at + part * (rows[below].experts - at);
-}
 
 // Whole texts, by width from kAutoDraft on. All widths of a burst follow each other, so that a
 // neighbour of the machine slows them alike. Returns the last text.
@@ -212,8 +205,8 @@ DraftBench bench_draft(infer::LoadedModel& loaded, std::span<const int32_t> toke
   for (DraftWidthBench& b : out.widths) {
     if (b.width < 1) continue;
     const auto passes = static_cast<double>(b.width);
-    b.bytes = passes * (bytes.mtp + bytes.head + positions * bytes.mtp_cache) +
-              (experts_of(out.rows, b.tokens) + (passes - 1) * one.experts) * bytes.mtp_expert;
+    b.bytes = passes * (bytes.mtp + bytes.head + one.experts * bytes.mtp_expert +
+                        positions * bytes.mtp_cache);
     b.seconds = median(draft[static_cast<size_t>(b.width)]);
     const VerifiedRows& all = out.rows[static_cast<size_t>(b.width)];
     b.ceiling_bytes = b.tokens * one.bytes / (all.bytes + b.bytes);

@@ -215,7 +215,8 @@ std::vector<int32_t> encode_chat(const Tokenizer& tokenizer, const ChatFormat& f
   }
   for (const Message& message : messages) {
     if (message.role != "system" && message.role != "user" && message.role != "assistant") {
-      fail("chat role \"{}\": expected system, user or assistant", message.role);
+      fail("chat role \"{}\": expected system, user or assistant{}", message.role,
+           message.role == "tool" ? "; conversations with tools are not written here" : "");
     }
   }
   Writer out(tokenizer);

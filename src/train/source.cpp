@@ -136,6 +136,9 @@ Document conversation_of(const std::string& where, const nlohmann::json& message
     return message[key].get<std::string>();
   };
   for (const nlohmann::json& message : messages) {
+    if (message.is_object() && message.contains("tool_calls") && !message["tool_calls"].is_null()) {
+      fail("{}: a message with tool_calls, expected a conversation without tools", where);
+    }
     out.messages.push_back({text_of(message, "role"), text_of(message, "content")});
     out.text += (out.text.empty() ? "" : "\n") + out.messages.back().content;
   }

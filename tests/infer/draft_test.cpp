@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstring>
 
 #include "base/error.h"
 #include "base/rng.h"
@@ -225,6 +226,31 @@ TEST(Drafts, TheModuleEqualsItsForward) {
   }
   EXPECT_GT(norm, 0);
   EXPECT_LE(std::sqrt(difference / norm), relative);
+}
+
+// Rows whose state nobody asks for leave the same latents, and do not change the last one's.
+TEST(Drafts, TheModuleIsAskedForItsLastRow) {
+  const model::ModelConfig config = config_with_mtp();
+  for (const Precision precision : {Precision::kF32, Precision::kBF16}) {
+    const auto model = tiny_model(precision, config);
+    const std::vector<int32_t> tokens = some_tokens(9);
+    const int64_t D = config.hidden_size, S = 8;
+    Arena saved(size_t{1} << 28), scratch(size_t{1} << 28);
+    const model::Pass pass{precision, saved, scratch};
+    const OwnedTensor trunk(pass.activation(), {S, D}), all(pass.activation(), {S, D}),
+        last(pass.activation(), {2, D});
+    LatentCache one(config, precision, config.layers(), S),
+        two(config, precision, config.layers(), S);
+    model->decode(trunk, std::span(tokens).first(S), one.next_rows(S), pass);
+    const std::span<const int32_t> next = std::span(tokens).subspan(1);
+    model->decode_mtp(all, trunk, next, one.rows(0, S), pass);
+    model->decode_mtp(last.rows(0, 1), trunk.rows(0, 5), next.first(5), two.rows(0, 5), pass);
+    model->decode_mtp(last.rows(1, 1), trunk.rows(5, 3), next.subspan(5), two.rows(5, 3), pass);
+    for (const auto& [row, at] : {std::pair{0, 4}, {1, 7}}) {
+      const Tensor got = last.rows(row, 1), expected = all.rows(at, 1);
+      EXPECT_EQ(std::memcmp(got.raw(), expected.raw(), expected.bytes()), 0) << at;
+    }
+  }
 }
 
 // Requests that are computed together have the bytes of each alone (trap 14).

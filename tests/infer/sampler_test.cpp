@@ -247,5 +247,35 @@ TEST(Sampler, DrawsFromNearDistributionsAgree) {
   EXPECT_LT(expected, 0.99);
 }
 
+// Greedy against a plain search, over sizes, ties and holes.
+TEST(Sampler, TheLikeliestIsTheFirstOfTheLargest) {
+  Rng rng(21);
+  for (int64_t ids = 1; ids < 70; ++ids) {
+    for (int trial = 0; trial < 20; ++trial) {
+      std::vector<float> logits;
+      for (int64_t id = 0; id < ids + 3; ++id) {
+        logits.push_back(static_cast<float>(rng.below(4)) - 6);
+      }
+      std::vector<int32_t> holes;
+      for (int32_t id = 0; id + 1 < ids; ++id) {
+        if (rng.below(5) == 0) holes.push_back(id);
+      }
+      int32_t best = -1;
+      for (int32_t id = 0; id < ids; ++id) {
+        if (std::ranges::count(holes, id) > 0) continue;
+        if (best < 0 || logits[static_cast<size_t>(id)] > logits[static_cast<size_t>(best)]) {
+          best = id;
+        }
+      }
+      // What is no token may be anything.
+      logits.back() = std::numeric_limits<float>::infinity();
+      for (const int32_t hole : holes) logits[static_cast<size_t>(hole)] = NAN;
+      EXPECT_EQ(Sampler({.temperature = 0}, ids, holes).sample(logits, 0), best) << ids;
+      logits[static_cast<size_t>(best)] = trial % 2 == 0 ? NAN : -INFINITY;
+      EXPECT_THROW(Sampler({.temperature = 0}, ids, holes).sample(logits, 0), Error);
+    }
+  }
+}
+
 }  // namespace
 }  // namespace minke::infer

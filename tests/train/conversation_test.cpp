@@ -135,6 +135,9 @@ TEST(Conversation, LinesThatAreNoneAreNamed) {
   EXPECT_THAT([&] { read(R"({"messages": [{"role": "user"}]})"); },
               error_with("line 1", "content"));
   EXPECT_THAT([&] { read(R"({"messages": []})"); }, error_with("line 1", "empty"));
+  EXPECT_THAT(
+      [&] { read(R"({"messages": [{"role": "assistant", "content": "", "tool_calls": [{}]}]})"); },
+      error_with("line 1", "tool_calls"));
   EXPECT_THAT([&] { read(R"({"messages": "hello"})"); }, error_with("line 1", "text"));
 }
 
