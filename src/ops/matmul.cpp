@@ -207,7 +207,7 @@ std::vector<Part> cut(std::span<const Operation> operations) {
 }
 
 void run(std::span<const Operation> operations) {
-  constexpr int64_t kAlone = int64_t{1} << 21;  // some 10 us
+  constexpr int64_t kAlone = int64_t{1} << 20;  // some 5 us
   int64_t work = 0;
   for (const Operation& op : operations) work += work_of(op.out.rows, op.out.cols, op.k);
   const std::vector<Part> parts = cut(operations);
