@@ -196,12 +196,11 @@ std::vector<StoredTensor> load_weights(model::Transformer& model, const Checkpoi
   return extra_tensors(model, files, extra);
 }
 
-void save_weights(const fs::path& folder, model::Transformer& model,
-                  std::span<const StoredTensor> extras) {
-  std::vector<TensorSpec> specs;
+std::vector<TensorToWrite> weights_to_save(model::Transformer& model) {
+  std::vector<TensorToWrite> out;
   std::map<std::string, Tensor> values;
   const auto add = [&](const std::string& name, const Tensor& value, DType dtype) {
-    specs.emplace_back(name, dtype, value.shape());
+    out.push_back({name, value, dtype});
     values[name] = value;
   };
   model.for_each_weight([&](model::Weight& weight) {
@@ -216,13 +215,23 @@ void save_weights(const fs::path& folder, model::Transformer& model,
   for (const auto& [copy, original] : repeated_names(model.config())) {
     add(copy, values.at(original), DType::kBF16);
   }
+  return out;
+}
+
+void write_tensors(const fs::path& path, std::span<const TensorToWrite> tensors,
+                   std::span<const StoredTensor> extras) {
+  std::vector<TensorSpec> specs;
+  std::map<std::string, Tensor> values;
+  for (const TensorToWrite& tensor : tensors) {
+    specs.emplace_back(tensor.name, tensor.dtype, tensor.value.shape());
+    values[tensor.name] = tensor.value;
+  }
   std::map<std::string, const StoredTensor*> carried;
   for (const StoredTensor& tensor : extras) {
     specs.push_back(tensor);
     carried[tensor.name] = &tensor;
   }
-
-  SafetensorsWriter writer(folder / "model.safetensors", specs);
+  SafetensorsWriter writer(path, specs);
   for (const TensorSpec& spec : writer.order()) {
     if (const auto extra = carried.find(spec.name); extra != carried.end()) {
       writer.write_bytes(extra->second->span());
@@ -238,6 +247,11 @@ void save_weights(const fs::path& folder, model::Transformer& model,
     writer.write(converted);
   }
   writer.finish();
+}
+
+void save_weights(const fs::path& folder, model::Transformer& model,
+                  std::span<const StoredTensor> extras) {
+  write_tensors(folder / "model.safetensors", weights_to_save(model), extras);
 }
 
 }  // namespace minke::checkpoint

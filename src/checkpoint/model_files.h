@@ -35,9 +35,20 @@ void list_extras(std::span<const StoredTensor> extras, std::string_view fate);
 std::vector<StoredTensor> load_weights(model::Transformer& model, const CheckpointFolder& files,
                                        Use use, Extra extra = Extra::kRefused);
 
-// Writes model.safetensors as released files are: BF16 weights (codes and scales where they are
-// that), FP32 bias, the MTP layers with their copies of embedding and head; and `extras`, byte for
-// byte.
+// A tensor of a file: its numbers, and what they are written in (FP32 also as BF16).
+struct TensorToWrite {
+  std::string name;
+  Tensor value;
+  DType dtype = DType::kF32;
+};
+
+// What model.safetensors holds, as released files do: BF16 weights (codes and scales where they are
+// that), FP32 bias, the MTP layers with their copies of embedding and head. Views of the model's.
+std::vector<TensorToWrite> weights_to_save(model::Transformer& model);
+// `extras` byte for byte besides.
+void write_tensors(const fs::path& path, std::span<const TensorToWrite> tensors,
+                   std::span<const StoredTensor> extras = {});
+// Both.
 void save_weights(const fs::path& folder, model::Transformer& model,
                   std::span<const StoredTensor> extras = {});
 

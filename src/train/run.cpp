@@ -3,9 +3,11 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <future>
 #include <limits>
 #include <map>
 #include <span>
+#include <utility>
 
 #include "base/hash.h"
 #include "base/interrupt.h"
@@ -34,6 +36,7 @@ namespace minke::train {
 namespace {
 
 using Clock = std::chrono::steady_clock;
+using namespace std::chrono_literals;
 double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
@@ -97,8 +100,10 @@ class Run {
   Evaluation evaluate_weights(bool whole, LiveLine& line);
   void evaluate_now(bool whole, LiveLine& line);
   void sample_now(LiveLine& line);
-  void save(LiveLine& line);
-  void keep_earlier() const;
+  enum class Saving { kMeanwhile, kNow };
+  void save(Saving how, bool best = false);
+  void finish_save();
+  void keep_earlier(int64_t step) const;
   bool meet_spike(const StepReport& report, LiveLine& line);
   void roll_back(const StepReport& report);
   void open_log();
@@ -122,13 +127,17 @@ class Run {
   std::unique_ptr<checkpoint::CheckpointFolder> files_;  // in which its tensors lie
   std::unique_ptr<Trainer> trainer_;
   std::unique_ptr<MetricsLog> metrics_;
-  std::vector<RouterLoad> loads_;         // since the last routers event
-  double peak_ = 0;                       // FLOP/s of the processor
-  double seconds_before_ = 0;             // of the run before it was resumed
-  double bits_per_byte_ = 0;              // the last evaluation's
-  int64_t clipped_ = 0;                   // steps
-  double best_ = kInfinity;               // of the evaluations during training
-  int64_t saved_at_ = -1;                 // the step of the checkpoint
+  std::vector<RouterLoad> loads_;  // since the last routers event
+  double peak_ = 0;                // FLOP/s of the processor
+  double seconds_before_ = 0;      // of the run before it was resumed
+  double bits_per_byte_ = 0;       // the last evaluation's
+  int64_t clipped_ = 0;            // steps
+  double best_ = kInfinity;        // of the evaluations during training
+  int64_t saved_at_ = -1;          // the step of the checkpoint, or of the one to be
+  std::future<double> saving_;     // the seconds that writing it takes
+  double save_blocked_ = 0;        // seconds that training waited for it
+  uint64_t snapshot_bytes_ = 0;    // what it is written from
+  bool said_no_memory_ = false;
   int64_t skipped_ = 0;                   // steps in a row that were spikes
   std::map<int64_t, int64_t> rollbacks_;  // to a step: how often
   std::string fault_;                     // why training ended early
@@ -319,7 +328,9 @@ void Run::write_step(const StepReport& r, const std::vector<ProfileEntry>& profi
   if (!due(0, kPictures, r.step)) return;
   metrics_->write(routers_event(r.step, loads_));
   loads_.clear();
-  metrics_->write(memory_event(r.step, memory(), *trainer_));
+  nlohmann::json memory = memory_event(r.step, this->memory(), *trainer_);
+  memory["snapshot"] = saving_.valid() ? snapshot_bytes_ : 0;
+  metrics_->write(memory);
 }
 
 void Run::show(const StepReport& r, double rate, LiveLine& line) const {
@@ -371,9 +382,7 @@ void Run::evaluate_now(bool whole, LiveLine& line) {
   line.keep(text);
   if (whole || result.bits_per_byte >= best_) return;
   best_ = result.bits_per_byte;
-  if (!options_.keep_best) return;
-  save(line);
-  keep_checkpoint(out_ / "checkpoint", out_ / "best");
+  if (options_.keep_best) save(Saving::kMeanwhile, true);
 }
 
 void Run::sample_now(LiveLine& line) {
@@ -403,31 +412,61 @@ void Run::sample_now(LiveLine& line) {
   line.keep(fmt::format("step {}: {}{}", trainer_->done(), options_.sample_prompt, written));
 }
 
-void Run::save(LiveLine& line) {
+// The step goes on while a thread writes a copy, where memory has room for one.
+void Run::save(Saving how, bool best) {
   if (saved_at_ == trainer_->done()) return;
-  line.show("saving");
+  finish_save();
   const auto start = Clock::now();
-  save_state(out_ / "checkpoint", model_, config_, *trainer_, identity_, text_.tokenizer_folder(),
-             carried_);
+  auto snapshot = std::make_unique<Snapshot>(model_, config_, *trainer_, identity_,
+                                             text_.tokenizer_folder(), carried_);
+  // The copy is not all that is needed while it is there: files are written through memory.
+  if (how == Saving::kMeanwhile && snapshot->bytes() * 5 / 4 > free_memory_bytes()) {
+    how = Saving::kNow;
+    if (!std::exchange(said_no_memory_, true)) {
+      log::info("no memory for a copy of {}: training waits while checkpoints are written",
+                format_bytes(static_cast<double>(snapshot->bytes())));
+    }
+  }
+  if (how == Saving::kMeanwhile) snapshot->keep();
+  snapshot_bytes_ = how == Saving::kMeanwhile ? snapshot->bytes() : 0;
   saved_at_ = trainer_->done();
-  keep_earlier();
-  metrics_->write({{"event", "save"}, {"step", trainer_->done()}, {"took", seconds_since(start)}});
+  saving_ = std::async(how == Saving::kMeanwhile ? std::launch::async : std::launch::deferred,
+                       [this, best, step = saved_at_, snapshot = std::move(snapshot)] {
+                         const auto begin = Clock::now();
+                         snapshot->write(out_ / "checkpoint");
+                         keep_earlier(step);
+                         if (best) keep_checkpoint(out_ / "checkpoint", out_ / "best");
+                         return seconds_since(begin);
+                       });
+  save_blocked_ = seconds_since(start);
+  if (how == Saving::kNow) finish_save();
+}
+
+// Waits for the checkpoint that is being written, if one is. Error: it could not be.
+void Run::finish_save() {
+  if (!saving_.valid()) return;
+  const auto start = Clock::now();
+  const double took = saving_.get();
+  metrics_->write({{"event", "save"},
+                   {"step", saved_at_},
+                   {"took", took},
+                   {"blocked", save_blocked_ + seconds_since(start)}});
 }
 
 // The checkpoint itself is the last of those that are kept; it becomes an earlier one by the next.
-void Run::keep_earlier() const {
+void Run::keep_earlier(int64_t step) const {
   if (options_.keep_last == 0 && options_.keep_every == 0) return;
   const fs::path folder = out_ / "checkpoints";
-  keep_checkpoint(out_ / "checkpoint", folder / fmt::format("step-{:09}", saved_at_));
+  keep_checkpoint(out_ / "checkpoint", folder / fmt::format("step-{:09}", step));
   std::map<int64_t, fs::path> kept;
   for (const auto& entry : fs::directory_iterator(folder)) {
     const std::string name = entry.path().filename().string();
     if (name.starts_with("step-")) kept[std::strtoll(name.c_str() + 5, nullptr, 10)] = entry.path();
   }
   auto left = std::ssize(kept);
-  for (const auto& [step, path] : kept) {
+  for (const auto& [at, path] : kept) {
     if (left-- <= options_.keep_last + 1) break;
-    if (options_.keep_every == 0 || step % options_.keep_every != 0) fs::remove_all(path);
+    if (options_.keep_every == 0 || at % options_.keep_every != 0) fs::remove_all(path);
   }
 }
 
@@ -457,6 +496,7 @@ bool Run::meet_spike(const StepReport& r, LiveLine& line) {
 
 // To the checkpoint; the text up to the spike, and that of its step, is passed over.
 void Run::roll_back(const StepReport& r) {
+  finish_save();
   const int64_t passed = trainer_->position().rows_passed_over;
   load_weights(out_ / "checkpoint");
   load_state(out_ / "checkpoint", model_, *trainer_, identity_);
@@ -476,7 +516,7 @@ RunResult Run::train() {
   started_ = Clock::now();
   LiveLine line;
   if (fs::exists(out_ / "checkpoint")) saved_at_ = trainer_->done();
-  if (options_.on_spike == "rollback") save(line);
+  if (options_.on_spike == "rollback") save(Saving::kMeanwhile);
   double rate = 0;
   const int64_t last =
       options_.stop_at > 0 ? std::min(options_.stop_at, options_.steps) : options_.steps;
@@ -487,6 +527,8 @@ RunResult Run::train() {
     const StepReport report = trainer_->step(
         due(0, kNorms, trainer_->done() + 1) ? Trainer::Look::kModules : Trainer::Look::kUsual);
     const std::vector<ProfileEntry> profile = finish_profile();
+    // Written, or not: a full disk should not be learned of at the end.
+    if (saving_.valid() && saving_.wait_for(0s) == std::future_status::ready) finish_save();
     if (report.spike.spike) {
       if (!meet_spike(report, line)) break;
       continue;
@@ -500,11 +542,13 @@ RunResult Run::train() {
     if (due(options_.eval_every, 10, report.step)) evaluate_now(false, line);
     if (due(options_.sample_every, 5, report.step)) sample_now(line);
     const bool keeps = options_.keep_every > 0 && report.step % options_.keep_every == 0;
-    if (keeps || due(options_.save_every, 5, report.step)) save(line);
+    if (keeps || due(options_.save_every, 5, report.step)) save(Saving::kMeanwhile);
   }
   // A run that is left before its first step is saved too: it can be gone on with.
   const RunResult result{trainer_->done(), trainer_->done() == options_.steps};
-  save(line);
+  finish_save();
+  line.show("saving");
+  save(Saving::kNow);
   if (!fault_.empty()) {
     line.clear();
     fail("{}", fault_);

@@ -1,11 +1,13 @@
 #include "train/state.h"
 
 #include <cstring>
+#include <set>
 
 #include "base/log.h"
+#include "base/thread_pool.h"
+#include "base/version.h"
 #include "checkpoint/checksums.h"
 #include "checkpoint/json.h"
-#include "checkpoint/model_files.h"
 #include "model/cost.h"
 #include "ops/elementwise.h"
 #include "text/tokenizer.h"
@@ -14,6 +16,7 @@ namespace minke::train {
 namespace {
 
 constexpr const char* kStateFile = "trainer_state.json";
+constexpr const char* kModelFile = "model.safetensors";
 constexpr const char* kOptimizerFile = "optimizer.safetensors";
 constexpr const char* kAveragesFile = "ema.safetensors";
 
@@ -55,20 +58,6 @@ void for_each_average(model::Transformer& model, Trainer& trainer, Visit&& visit
   });
 }
 
-// One file of what for_each(visit) calls visit(name, tensor) for.
-template <typename ForEach>
-void save_tensors(const fs::path& path, ForEach&& for_each) {
-  std::map<std::string, Tensor> tensors;
-  std::vector<checkpoint::TensorSpec> specs;
-  for_each([&](const std::string& name, const Tensor& value) {
-    specs.emplace_back(name, value.dtype(), value.shape());
-    tensors[name] = value;
-  });
-  checkpoint::SafetensorsWriter writer(path, specs);
-  for (const auto& spec : writer.order()) writer.write(tensors.at(spec.name));
-  writer.finish();
-}
-
 void copy_tokenizer(const fs::path& from, const fs::path& to) {
   for (const std::string& name : text::tokenizer_file_names()) {
     if (fs::exists(from / name)) write_file_atomic(to / name, read_file(from / name));
@@ -77,33 +66,71 @@ void copy_tokenizer(const fs::path& from, const fs::path& to) {
 
 }  // namespace
 
-void save_state(const fs::path& folder, model::Transformer& model,
-                const checkpoint::HfConfig& config, Trainer& trainer, const RunIdentity& identity,
-                const fs::path& tokenizer, const Carried& carried) {
-  write_folder_atomic(folder, [&](const fs::path& into) {
-    write_file_atomic(into / "config.json", checkpoint::config_text(config));
-    write_file_atomic(
-        into / "generation_config.json",
-        checkpoint::generation_config_text(carried.generation, config.model.bos_token_id,
-                                           config.model.eos_token_id));
-    copy_tokenizer(tokenizer, into);
-    checkpoint::save_weights(into, model, carried.extras);
-    save_tensors(into / kOptimizerFile,
-                 [&](auto&& visit) { for_each_state(model, trainer, visit); });
-    if (trainer.optimizer().averages().exist()) {
-      save_tensors(into / kAveragesFile,
-                   [&](auto&& visit) { for_each_average(model, trainer, visit); });
+Snapshot::Snapshot(model::Transformer& model, const checkpoint::HfConfig& config, Trainer& trainer,
+                   const RunIdentity& identity, fs::path tokenizer, const Carried& carried)
+    : tokenizer_(std::move(tokenizer)), extras_(carried.extras) {
+  tensors_[kModelFile] = checkpoint::weights_to_save(model);
+  const auto add_to = [](std::vector<checkpoint::TensorToWrite>& file) {
+    return [&file](const std::string& name, const Tensor& value) {
+      file.push_back({name, value, value.dtype()});
+    };
+  };
+  for_each_state(model, trainer, add_to(tensors_[kOptimizerFile]));
+  if (trainer.optimizer().averages().exist()) {
+    for_each_average(model, trainer, add_to(tensors_[kAveragesFile]));
+  }
+  const Trainer::Position position = trainer.position();
+  const nlohmann::ordered_json state = {{"minke", version()},
+                                        {"step", position.done},
+                                        {"seq", trainer.options().seq},
+                                        {"rows_passed_over", position.rows_passed_over},
+                                        {"losses", position.steps.loss},
+                                        {"gradients", position.steps.gradient},
+                                        {"data_hash", identity.data_hash},
+                                        {"tokenizer_hash", identity.tokenizer_hash},
+                                        {"isa", identity.isa}};
+  texts_ = {{"config.json", checkpoint::config_text(config)},
+            {"generation_config.json",
+             checkpoint::generation_config_text(carried.generation, config.model.bos_token_id,
+                                                config.model.eos_token_id)},
+            {kStateFile, state.dump(2) + "\n"}};
+  constexpr uint64_t kAlign = 64;
+  for (const auto& [file, tensors] : tensors_) {
+    for (const checkpoint::TensorToWrite& tensor : tensors) {
+      if (!places_.emplace(tensor.value.raw(), bytes_).second) continue;
+      bytes_ += (tensor.value.bytes() + kAlign - 1) / kAlign * kAlign;
     }
-    const Trainer::Position position = trainer.position();
-    const nlohmann::ordered_json state = {{"step", position.done},
-                                          {"seq", trainer.options().seq},
-                                          {"rows_passed_over", position.rows_passed_over},
-                                          {"losses", position.steps.loss},
-                                          {"gradients", position.steps.gradient},
-                                          {"data_hash", identity.data_hash},
-                                          {"tokenizer_hash", identity.tokenizer_hash},
-                                          {"isa", identity.isa}};
-    write_file_atomic(into / kStateFile, state.dump(2) + "\n");
+  }
+}
+
+void Snapshot::keep() {
+  kept_ = Buffer(bytes_);
+  std::vector<std::pair<std::byte*, Tensor>> copies;
+  std::set<const void*> copied;
+  for (auto& [file, tensors] : tensors_) {
+    for (checkpoint::TensorToWrite& tensor : tensors) {
+      std::byte* to = kept_.data() + places_.at(tensor.value.raw());
+      if (copied.insert(tensor.value.raw()).second) copies.emplace_back(to, tensor.value);
+      tensor.value = Tensor(to, tensor.value.dtype(), tensor.value.shape());
+    }
+  }
+  parallel_for(std::ssize(copies), 1, [&](int64_t begin, int64_t end) {
+    for (auto i = static_cast<size_t>(begin); i < static_cast<size_t>(end); ++i) {
+      std::memcpy(copies[i].first, copies[i].second.raw(), copies[i].second.bytes());
+    }
+  });
+}
+
+void Snapshot::write(const fs::path& folder) const {
+  write_folder_atomic(folder, [&](const fs::path& into) {
+    for (const auto& [name, text] : texts_) write_file_atomic(into / name, text);
+    copy_tokenizer(tokenizer_, into);
+    for (const auto& [name, tensors] : tensors_) {
+      const bool carries = name == kModelFile;
+      checkpoint::write_tensors(
+          into / name, tensors,
+          carries ? std::span(extras_) : std::span<const checkpoint::StoredTensor>());
+    }
     checkpoint::write_checksums(into);
   });
 }
@@ -112,10 +139,19 @@ void load_state(const fs::path& folder, model::Transformer& model, Trainer& trai
                 const RunIdentity& identity) {
   const std::string where = (folder / kStateFile).string();
   const auto state = checkpoint::parse_json<nlohmann::json>(read_file(folder / kStateFile), where);
+  if (!state.is_object()) fail("{}: expected an object: the file is damaged", where);
+  for (const char* key :
+       {"step", "rows_passed_over", "losses", "gradients", "data_hash", "tokenizer_hash", "isa"}) {
+    if (state.contains(key)) continue;
+    fail(
+        "{}: says no \"{}\": another version of minke wrote it ({}), and this is {}, which cannot "
+        "go "
+        "on with the run; eval, generate and train --init read its model all the same",
+        where, key, state.contains("minke") ? checkpoint::shown(state["minke"]) : "an earlier one",
+        version());
+  }
   const auto text = [&](const char* key) {
-    if (!state.is_object() || !state.contains(key) || !state[key].is_string()) {
-      fail("{}: no text \"{}\": the file is damaged", where, key);
-    }
+    if (!state[key].is_string()) fail("{}: {} is no text: the file is damaged", where, key);
     return state[key].get<std::string>();
   };
   if (text("data_hash") != identity.data_hash) {
@@ -171,9 +207,10 @@ std::optional<int64_t> trained_length(const fs::path& folder) {
   if (!fs::exists(folder / kStateFile)) return {};
   const std::string where = (folder / kStateFile).string();
   const auto state = checkpoint::parse_json<nlohmann::json>(read_file(folder / kStateFile), where);
-  if (!state.is_object() || !state.contains("seq") || !state["seq"].is_number_integer() ||
-      state["seq"] < 2) {
-    fail("{}: no \"seq\": the file is damaged", where);
+  if (!state.is_object()) fail("{}: expected an object: the file is damaged", where);
+  if (!state.contains("seq")) return {};
+  if (!state["seq"].is_number_integer() || state["seq"] < 2) {
+    fail("{}: \"seq\" is {}: the file is damaged", where, checkpoint::shown(state["seq"]));
   }
   return state["seq"].get<int64_t>();
 }

@@ -5,7 +5,8 @@
 //                           weight by its Hugging Face name
 //   ema.safetensors         the averaged weights, FP32, by their Hugging Face names; where they are
 //                           kept
-//   trainer_state.json      the step, the length trained on, the steps that the next are compared
+//   trainer_state.json      the version that wrote it, the step, the length trained on, the steps
+//   that the next are compared
 //                           with, and the hashes of data and tokenizer that the run is bound to
 //   checksums.json          of every other file
 #pragma once
@@ -15,7 +16,7 @@
 
 #include "checkpoint/generation_config.h"
 #include "checkpoint/hf_config.h"
-#include "checkpoint/safetensors.h"
+#include "checkpoint/model_files.h"
 #include "train/trainer.h"
 
 namespace minke::train {
@@ -32,19 +33,40 @@ struct Carried {
   std::vector<checkpoint::StoredTensor> extras;  // tensors that the architecture does not name
 };
 
-// Durably replaces `folder`. `tokenizer` is the folder whose tokenizer files are copied along.
-void save_state(const fs::path& folder, model::Transformer& model,
-                const checkpoint::HfConfig& config, Trainer& trainer, const RunIdentity& identity,
-                const fs::path& tokenizer, const Carried& carried = {});
+// What a checkpoint will hold, of one moment. It names the numbers where they lie in model and
+// trainer until keep() has copied them; then training may go on while they are written.
+class Snapshot {
+ public:
+  // `tokenizer` is the folder whose tokenizer files are copied along.
+  Snapshot(model::Transformer& model, const checkpoint::HfConfig& config, Trainer& trainer,
+           const RunIdentity& identity, fs::path tokenizer, const Carried& carried = {});
 
-// Reads what save_state wrote besides the weights, which have been loaded from there. Error: files
-// that are damaged, or of another model, data or tokenizer than `identity` says, or that do not fit
-// each other. A warning where the instruction set is another.
+  // What keep() takes.
+  uint64_t bytes() const { return bytes_; }
+  void keep();
+  // Durably replaces `folder`.
+  void write(const fs::path& folder) const;
+
+ private:
+  std::vector<std::pair<std::string, std::string>> texts_;  // files and what they say
+  fs::path tokenizer_;
+  std::map<std::string, std::vector<checkpoint::TensorToWrite>> tensors_;  // by file
+  std::vector<checkpoint::StoredTensor> extras_;
+  // Where they lie, each once (files share them): its place in the copy.
+  std::map<const void*, uint64_t> places_;
+  uint64_t bytes_ = 0;
+  Buffer kept_;
+};
+
+// Reads what a snapshot wrote besides the weights, which have been loaded from there. Error: files
+// that are damaged, or of another model, data or tokenizer than `identity` says, that do not fit
+// each other, or that a version of minke wrote which kept less. A warning where the instruction set
+// is another.
 void load_state(const fs::path& folder, model::Transformer& model, Trainer& trainer,
                 const RunIdentity& identity);
 
 // Tokens of a sequence that the checkpoint in `folder` was trained on; nothing where minke did not
-// train it.
+// train it, or did not say so yet.
 std::optional<int64_t> trained_length(const fs::path& folder);
 
 // Makes `to` the same checkpoint as `from`, whose files never change: they are linked.

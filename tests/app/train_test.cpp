@@ -591,6 +591,36 @@ TEST(Train, ResumeRefusesWhatIsOfAnotherRun) {
   expect_success(run_program({"train", "--resume", runs.path("run"), "--no-report"}));
 }
 
+// What a version of minke did not write yet is named, and the model is read all the same.
+TEST(Train, ACheckpointOfAnotherVersionIsNoRunToGoOnWith) {
+  const SmallRuns runs;
+  expect_success(run_program(runs.flags("run", {"--steps", "6", "--stop-at", "3"})));
+  const std::string name = "run/checkpoint/trainer_state.json";
+  const auto state = state_of(runs, "run");
+  fs::remove(runs.path("run/checkpoint/checksums.json"));
+  const auto resume = [&] { return run_program({"train", "--resume", runs.path("run")}); };
+  for (const auto& [key, value] : state.items()) {
+    if (key == "minke" || key == "seq") continue;
+    auto older = state;
+    older.erase(key);
+    runs.write(name, older.dump());
+    expect_fault(resume(), "trainer_state.json", "\"" + key + "\"", "another version", "0.1.0",
+                 "--init");
+    older[key] = nlohmann::json::object();
+    runs.write(name, older.dump());
+    expect_fault(resume(), "damaged");
+  }
+  runs.write(name, R"({"step": 3})");
+  expect_fault(resume(), "an earlier one");
+  expect_success(run_program({"eval", runs.path("run"), "--data", runs.path("valid.txt")}));
+  expect_success(
+      run_program({"generate", runs.path("run"), "--prompt", "Anne", "--max-tokens", "2"}));
+  expect_success(
+      run_program(runs.flags("next", {"--steps", "2", "--model", "", "--init", runs.path("run")})));
+  runs.write(name, state.dump());
+  expect_success(resume());
+}
+
 TEST(Train, FlagsComeFromAFileAndTheLineWins) {
   const SmallRuns runs;
   runs.write("run.toml", fmt::format("data = [\"{}\", \"{}\"]\nvalid = \"{}\"\nmodel = \"{}\"\n"

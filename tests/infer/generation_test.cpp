@@ -152,7 +152,8 @@ TEST(Generator, ContinuedTextIsTheSame) {
             std::vector<int32_t>(whole.begin() + 7, whole.end()));
 }
 
-TEST(Generator, TheNextTurnReusesTheCache) {
+// Trap 17: what is restored is counted, and is not computed again.
+TEST(Generator, Trap17TheNextTurnReusesTheCache) {
   const auto model = tiny_model(Precision::kBF16);
   Generator generator(*model, {});
   const auto run = [&](std::span<const int32_t> prompt) {
@@ -210,7 +211,7 @@ TEST(Generator, Stops) {
   EXPECT_EQ(stopped.tokens.size(), 3);
 }
 
-// Errors are the request's: the generator goes on.
+// Errors are the request's (also of trap 16's -1): the generator goes on.
 TEST(Generator, BadRequestsAreErrorsAndNothingMore) {
   const auto model = tiny_model(Precision::kF32);
   Generator generator(*model, {.vocabulary = 50, .end_tokens = {}, .context = 16});

@@ -91,7 +91,8 @@ TEST_P(LinearCrossEntropy, NanLogitsGiveALossThatIsNotFinite) {
   EXPECT_FALSE(std::isfinite(linear_cross_entropy(head.on(h, targets), head.scratch)));
 }
 
-TEST(CrossEntropyDeathTest, TargetBeyondTheVocabulary) {
+// Trap 16: an id of -1, which other systems' drafts ended with, is refused before a kernel sees it.
+TEST(CrossEntropyDeathTest, Trap16TargetBeyondTheVocabulary) {
   Head head({1, 0, 0, 1, 0, 0});
   std::vector<float> h{1, 1};
   for (const int32_t bad : {3, -1}) {
@@ -100,7 +101,7 @@ TEST(CrossEntropyDeathTest, TargetBeyondTheVocabulary) {
   }
 }
 
-TEST(EmbeddingDeathTest, TokenBeyondTheVocabulary) {
+TEST(EmbeddingDeathTest, Trap16TokenBeyondTheVocabulary) {
   std::vector<float> w(6), x(2);
   for (const int32_t bad : {3, -1}) {
     const std::vector<int32_t> tokens{bad};

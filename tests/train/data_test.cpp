@@ -7,6 +7,7 @@
 #include <atomic>
 #include <set>
 
+#include "base/rng.h"
 #include "base/small_disk.h"
 #include "base/thread_pool.h"
 #include "train/data_corpus.h"
@@ -93,6 +94,40 @@ TEST_F(DataTest, DamagedTokensAreMadeAgain) {
   write_text(path, bytes);
   EXPECT_THAT([&] { TokenStore broken(folder_ / "out/tokens"); }, error_with("token 2147483647"));
   EXPECT_FALSE(store().reused());
+}
+
+// Trap 18: whatever the bytes, tokens are read whole or refused with an Error.
+TEST_F(DataTest, Trap18MutationsAreReadOrThrow) {
+  store();
+  Rng rng(stream_key(1, 0, "mutations"));
+  for (const char* name : {"manifest.json", "tokens-00000.safetensors"}) {
+    const fs::path path = folder_ / "out/tokens" / name;
+    const std::string good = read_file(path);
+    int refused = 0, read = 0;
+    for (int i = 0; i < 300; ++i) {
+      std::string bytes = good;
+      const size_t at = rng.below(bytes.size());
+      if (rng.below(4) == 0) {
+        bytes.resize(at);
+      } else {
+        bytes[at] = rng.below(2) == 0 ? static_cast<char>(rng.next_u32())
+                                      : "0123456789{}[]\",:-"[rng.below(18)];
+      }
+      write_text(path, bytes);
+      try {
+        const TokenStore tokens(folder_ / "out/tokens");
+        for (int64_t d = 0; d < tokens.documents(); ++d) {
+          for (const int32_t token : tokens.tokens(d)) EXPECT_GE(token, 0);
+        }
+        ++read;
+      } catch (const Error&) {
+        ++refused;
+      }
+    }
+    EXPECT_GT(refused, 100) << name;
+    EXPECT_GT(read, 5) << name;
+    write_text(path, good);
+  }
 }
 
 TEST_F(DataTest, SameBytesForAnyNumberOfThreads) {

@@ -4,7 +4,9 @@
 #include <gtest/gtest.h>
 
 #include <bit>
+#include <thread>
 
+#include "base/rng.h"
 #include "checkpoint/model_files.h"
 #include "infer/loaded_model.h"
 #include "train/tiny.h"
@@ -21,8 +23,8 @@ struct Trained {
   checkpoint::HfConfig config;
   model::Transformer model;
   Trainer trainer;
-  explicit Trained(int steps)
-      : model(tiny_config(), Precision::kBF16), trainer(start(model), options(), counting_rows) {
+  explicit Trained(int steps, double ema = 0)
+      : model(tiny_config(), Precision::kBF16), trainer(start(model), options(ema), counting_rows) {
     config.model = tiny_config();
     for (int i = 0; i < steps; ++i) trainer.step();
   }
@@ -30,13 +32,14 @@ struct Trained {
     m.initialize(7);
     return m;
   }
-  static Options options() {
+  static Options options(double ema) {
     Options o = tiny_options();
+    o.ema = ema;
     o.gamma = 1.0 / 3;
     return o;
   }
   void save(const fs::path& folder) {
-    save_state(folder, model, config, trainer, kIdentity, "no tokenizer");
+    Snapshot(model, config, trainer, kIdentity, "no tokenizer").write(folder);
   }
 };
 
@@ -84,6 +87,69 @@ TEST(State, Trap11BiasKeepsItsFp32BitsThroughSaveLoadAndResume) {
   resumed.trainer.step();
   EXPECT_EQ(bias_bits(resumed.model), bias_bits(run.model));
   EXPECT_TRUE(state_bytes(resumed.model, resumed.trainer) == state_bytes(run.model, run.trainer));
+}
+
+// Trap 18: whatever a trainer_state.json holds, it is read or refused with an Error.
+TEST(State, Trap18MutationsAreReadOrThrow) {
+  const TemporaryFolder folder;
+  Trained run(2);
+  run.save(folder.path() / "saved");
+  const fs::path path = folder.path() / "saved/trainer_state.json";
+  const std::string good = read_file(path);
+  Rng rng(stream_key(1, 0, "mutations"));
+  int refused = 0, read = 0;
+  for (int i = 0; i < 300; ++i) {
+    std::string bytes = good;
+    const size_t at = rng.below(bytes.size());
+    if (rng.below(4) == 0) {
+      bytes.resize(at);
+    } else {
+      bytes[at] = "0123456789{}[]\",:-"[rng.below(18)];
+    }
+    write_file_atomic(path, bytes);
+    checkpoint::load_weights(run.model, checkpoint::CheckpointFolder(folder.path() / "saved"),
+                             checkpoint::Use::kTraining);
+    try {
+      load_state(folder.path() / "saved", run.model, run.trainer, kIdentity);
+      EXPECT_GE(run.trainer.done(), 0);
+      ++read;
+    } catch (const Error&) {
+      ++refused;
+    }
+  }
+  EXPECT_GT(refused, 100);
+  EXPECT_GT(read, 5);
+}
+
+// Training goes on while a copy is written, and nothing of it is in the files.
+TEST(State, ACopyIsWrittenAsItWasWhileTrainingGoesOn) {
+  const TemporaryFolder folder;
+  const fs::path now = folder.path() / "now", later = folder.path() / "later",
+                 changed = folder.path() / "changed";
+  Trained run(3, 0.9);
+  run.save(now);
+  Snapshot copy(run.model, run.config, run.trainer, kIdentity, "no tokenizer");
+  copy.keep();
+  std::thread writer([&] { copy.write(later); });
+  for (int i = 0; i < 3; ++i) run.trainer.step();
+  writer.join();
+  run.save(changed);
+  int files = 0;
+  for (const auto& entry : fs::directory_iterator(now)) {
+    const fs::path name = entry.path().filename();
+    EXPECT_TRUE(read_file(now / name) == read_file(later / name)) << name;
+    ++files;
+    if (name.extension() != ".safetensors") continue;
+    EXPECT_FALSE(read_file(now / name) == read_file(changed / name)) << name;
+  }
+  EXPECT_EQ(files, 7);
+  EXPECT_EQ(std::distance(fs::directory_iterator(later), {}), files);
+  // Masters, two moments, averages, FP32; biases and their averages.
+  int64_t numbers = 0;
+  run.model.for_each_weight([&](model::Weight& w) { numbers += w.master().count(); });
+  EXPECT_NEAR(static_cast<double>(copy.bytes()), 16.0 * static_cast<double>(numbers),
+              0.1 * static_cast<double>(copy.bytes()));
+  EXPECT_GE(copy.bytes(), 16 * numbers);
 }
 
 TEST(State, TheDiskThatARunStatesIsEnough) {
