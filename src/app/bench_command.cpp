@@ -45,11 +45,12 @@ constexpr const char* kDecodeFooter =
 token's weights and latents take, both measured in the same moment.
 
 Of a model with an MTP layer it shows what drafts give: a verified row reads experts of its own, so
-a width has a ceiling, computed from bytes, and from what the parts of a step take alone.
+a width has a ceiling, computed from bytes, and from what the parts of a step take alone. Drafts of
+a model stand less beyond the length that it was trained on: --prompt and --text together.
 
 Examples:
   minke bench decode runs/first
-  minke bench decode runs/first --prompts held-out.txt --text 256
+  minke bench decode runs/first --prompts held-out.txt --prompt 64 --text 180
   minke bench decode --synthetic moonlight.json --layers 6 --prompt 512 --prefill 512)";
 
 void run_kernels(const study::BenchOptions& options, bool json) {
@@ -225,12 +226,13 @@ void bench_model(const DecodeArguments& arguments, const fs::path& folder,
   const auto precision =
       arguments.precision == "fp32" ? model::Precision::kF32 : model::Precision::kBF16;
   infer::LoadedModel loaded = infer::load_model(folder, precision);
+  const std::vector<int32_t> tokens = prompt_tokens(arguments, loaded);  // or it says why not
   const study::DecodeBench r =
       study::bench_decode(loaded, arguments.prompt, arguments.text, arguments.prefill_rows);
   const auto drafts = [&] {
     if (!loaded.model->has_mtp()) return;
-    print_drafts(study::bench_draft(loaded, prompt_tokens(arguments, loaded), arguments.prompt,
-                                    arguments.text, {.temperature = arguments.temperature}),
+    print_drafts(study::bench_draft(loaded, tokens, arguments.prompt, arguments.text,
+                                    {.temperature = arguments.temperature}),
                  r.read, arguments.json);
   };
   if (arguments.json) {
