@@ -1,7 +1,8 @@
 // Quantisation to E4M3 as training does it (V3 report, section 3.3): what the products of a linear
 // layer read. tensor/scales.h defines the codes and scales; these are the same bit for bit.
 //
-// Every function: Error where a number is not finite.
+// A tile that holds a number that is not finite becomes zeros whose scale is NaN, so whatever reads
+// it is NaN, too, and it is for the trainer to say what becomes of the step.
 #pragma once
 
 #include <span>

@@ -9,6 +9,7 @@
 #include "base/thread_pool.h"
 #include "ops/dispatch.h"
 #include "ops/kernels/router.h"
+#include "ops/not_finite.h"
 
 namespace minke::ops {
 namespace {
@@ -128,10 +129,10 @@ void check(const Routing& how) {
 void score(float* scores, const float* logits, int64_t token, const Routing& how) {
   for (int64_t e = 0; e < how.experts; ++e) {
     if (std::isnan(logits[e])) {
-      fail(
+      throw NotFinite(fmt::format(
           "router: token {} of the batch has a score that is not a number for expert {}: the "
           "activations or the weights before it have overflowed",
-          token, e);
+          token, e));
     }
   }
   if (how.scoring == Scoring::kSigmoid) {

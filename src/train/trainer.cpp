@@ -2,9 +2,11 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <numeric>
 
 #include "base/profile.h"
+#include "ops/not_finite.h"
 
 namespace minke::train {
 namespace {
@@ -140,12 +142,20 @@ StepReport Trainer::step(Look look) {
   model_.clear_gradients();
   clear_router_counts(model_);
   std::vector<model::Transformer::DepthLoss> sums(static_cast<size_t>(depths) + 1);
+  bool finite = true;
   for (int64_t first = 0; first < batch; first += micro_batch(options_)) {
     const int64_t count = std::min(micro_batch(options_), batch - first);
     model::Transformer::Options how;
     how.counting = true;
-    const auto losses =
-        model_.forward_backward(part(first, count), scale, balance_scale, how, pass());
+    model::Transformer::Losses losses;
+    try {
+      losses = model_.forward_backward(part(first, count), scale, balance_scale, how, pass());
+    } catch (const ops::NotFinite&) {
+      // A step like any whose loss is not finite, where it is for --on-spike to say what is done.
+      if (options_.on_spike == "none") throw;
+      finite = false;
+      break;
+    }
     for (size_t k = 0; k < sums.size(); ++k) {
       sums[k].sum += losses.depth[k].sum;
       sums[k].valid += losses.depth[k].valid;
@@ -155,10 +165,10 @@ StepReport Trainer::step(Look look) {
   const auto mean = [&](size_t k) {
     return sums[k].valid > 0 ? sums[k].sum / static_cast<double>(sums[k].valid) : 0.0;
   };
-  report.loss = mean(0);
+  report.loss = finite ? mean(0) : std::numeric_limits<double>::quiet_NaN();
   for (size_t k = 1; k < sums.size(); ++k) report.mtp_loss.push_back(mean(k));
   const Profiled profiled("update");
-  report.gradient_norm = optimizer_.gradient_norm();
+  report.gradient_norm = finite ? optimizer_.gradient_norm() : report.loss;
   report.spike = guard_.score(report.loss, report.gradient_norm);
   if (options_.on_spike == "none") {
     if (!report.spike.finite) {

@@ -3,9 +3,11 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
+#include "base/rng.h"
 #include "isa_test_fixture.h"
 #include "tensor/golden_file.h"
 
@@ -100,18 +102,97 @@ TEST_P(Fp8Golden, TheThreeProductsAreWithinTheirBound) {
   expect_product(dw, golden().at("wgrad"), M);
 }
 
-TEST_P(Fp8Golden, WhatIsNotFiniteIsAnError) {
+// A tile that is not finite has no codes, and no scale: whatever reads it is NaN. Others are as
+// ever.
+TEST_P(Fp8Golden, WhatIsNotFiniteIsPassedOn) {
   Arena scratch(size_t{1} << 20);
   for (const float bad :
        {std::numeric_limits<float>::quiet_NaN(), -std::numeric_limits<float>::infinity()}) {
-    OwnedTensor x(DType::kF32, {3, 200}), dw(DType::kF32, {200, 200});
-    OwnedTensor codes(DType::kE4M3, {3, 200}), scale(DType::kF32, {3, 2});
-    x.data<float>()[2 * 200 + 199] = bad;
-    EXPECT_THROW(quantize_rows(codes, scale, x, 0, ScaleFormat::kF32), Error);
-    EXPECT_THROW(operands(x, ScaleFormat::kF32), Error);
-    const WeightGradient gradient{dw, x, x, false};
-    EXPECT_THROW(matmul_wgrad_fp8(std::span(&gradient, 1), {}, scratch), Error);
+    for (const DType format : {DType::kF32, DType::kBF16}) {
+      const Arena::Scope scope(scratch);
+      OwnedTensor x(DType::kF32, {3, 200}), dw(DType::kF32, {200, 200});
+      OwnedTensor codes(DType::kE4M3, {3, 200}), scale(DType::kF32, {3, 2});
+      std::ranges::fill(x.span<float>(), 3.0F);
+      x.data<float>()[2 * 200 + 199] = bad;
+      const Matrix source = prepare(scratch, x, format);
+      quantize_rows(codes, scale, source, 0, ScaleFormat::kF32);
+      for (int64_t i = 0; i < 6; ++i) EXPECT_EQ(std::isnan(scale.data<float>()[i]), i == 5);
+      EXPECT_EQ(static_cast<const uint8_t*>(codes.raw())[2 * 200 + 199], 0);
+      EXPECT_EQ(static_cast<const uint8_t*>(codes.raw())[2 * 200 + 127], 0x7e);
+      const Operands w = operands(x, ScaleFormat::kF32);
+      EXPECT_FALSE(std::isnan(w.scale.data<float>()[0]));
+      EXPECT_TRUE(std::isnan(w.scale.data<float>()[1]));
+      const WeightGradient gradient{dw, source, source, false};
+      matmul_wgrad_fp8(std::span(&gradient, 1), {}, scratch);
+      for (int64_t n = 0; n < 200; ++n) {
+        for (int64_t k = 0; k < 200; ++k) {
+          EXPECT_EQ(std::isnan(dw.data<float>()[n * 200 + k]), n == 199 || k == 199);
+        }
+      }
+    }
   }
+}
+
+void expect_tiles_as_defined(const Tensor& x, DType format) {
+  Arena scratch(size_t{1} << 26);
+  const Matrix source = prepare(scratch, x, format);
+  const int64_t T = x.dim(0), C = x.dim(1);
+  OwnedTensor codes(DType::kE4M3, {T, C}), scale(DType::kF32, {T, C / kScaleBlock});
+  OwnedTensor want(DType::kE4M3, {T, C}), want_scale(DType::kF32, scale.shape());
+  quantize_rows(codes, scale, source, 0, ScaleFormat::kF32);
+  quantize_e4m3(want, want_scale, x, kTile1x128, ScaleFormat::kF32);
+  EXPECT_EQ(std::memcmp(codes.raw(), want.raw(), want.bytes()), 0);
+  EXPECT_EQ(std::memcmp(scale.raw(), want_scale.raw(), want_scale.bytes()), 0);
+  const QuantizedLeft left = quantize_left(scratch, source, 0, ScaleFormat::kF32);
+  for (int64_t r = 0; r < T; ++r) {
+    for (int64_t c = 0; c < C; ++c) {
+      const uint8_t code = static_cast<const uint8_t*>(want.raw())[r * C + c];
+      EXPECT_EQ(static_cast<float>(left.numbers.row<bf16>(r)[c]), e4m3_decode(code));
+    }
+  }
+}
+
+// Every quotient of two BF16, down to those whose codes are zero: a row for each largest number and
+// binade below it.
+TEST_P(Fp8Golden, EveryQuotientOfBF16IsRoundedAsDefined) {
+  constexpr int64_t kSignificands = 128, kBinades = 21;
+  OwnedTensor x(DType::kF32, {kSignificands, kBinades * kScaleBlock});
+  for (int64_t r = 0; r < kSignificands; ++r) {
+    const float most = std::ldexp(static_cast<float>(kSignificands + r), 3);
+    for (int64_t c = 0; c < x.dim(1); ++c) {
+      const float number = std::ldexp(static_cast<float>(kSignificands + c % kScaleBlock),
+                                      3 - static_cast<int>(c / kScaleBlock));
+      x.data<float>()[r * x.dim(1) + c] =
+          c % kScaleBlock == r ? (r % 2 == 0 ? most : -most) : std::min(number, most);
+    }
+  }
+  expect_tiles_as_defined(x, DType::kBF16);
+}
+
+// FP32 whose quotients lie at, and beside, the middle between two codes; scales of every kind.
+TEST_P(Fp8Golden, QuotientsBetweenTwoCodesAreRoundedAsDefined) {
+  constexpr int64_t kRows = 400;
+  OwnedTensor x(DType::kF32, {kRows, 3 * kScaleBlock});
+  Rng rng(stream_key(1, 0, "middles"));
+  for (int64_t r = 0; r < kRows; ++r) {
+    const float size = std::ldexp(1.0F, static_cast<int>(rng.below(200)) - 100);
+    const float most = size * static_cast<float>(1 + rng.uniform());
+    const float scale = e4m3_scale(most, ScaleFormat::kF32);
+    for (int64_t c = 0; c < x.dim(1); ++c) {
+      float& number = x.data<float>()[r * x.dim(1) + c];
+      const auto code = static_cast<uint8_t>(c % kScaleBlock);
+      if (code >= 0x7e) {
+        number = most;
+        continue;
+      }
+      const float middle =
+          (e4m3_decode(code) + e4m3_decode(static_cast<uint8_t>(code + 1))) / 2 * scale;
+      const float towards = c / kScaleBlock == 0 ? 0.0F : most;
+      number = c / kScaleBlock == 1 ? middle : std::nextafter(middle, towards);
+      if (rng.uniform() < 0.5) number = -number;
+    }
+  }
+  expect_tiles_as_defined(x, DType::kF32);
 }
 
 }  // namespace

@@ -116,6 +116,19 @@ struct Widener {
   }
 }
 
+// Pairs of BF16, to the same.
+inline void widen_pairs(float* to, const std::byte* pairs, int64_t units) {
+  for (int64_t u = 0; u < units; ++u, to += 2 * kPanel, pairs += kWideUnitBytes) {
+    for (int64_t c = 0; c < kPanel; c += kLanes) {
+      const __m256i both =
+          _mm256_loadu_si256(reinterpret_cast<const __m256i*>(pairs + c * kUnitBytes));
+      store(to + c, {_mm256_castsi256_ps(_mm256_slli_epi32(both, 16))});
+      store(to + kPanel + c,
+            {_mm256_castsi256_ps(_mm256_and_si256(both, _mm256_set1_epi32(~0xffff)))});
+    }
+  }
+}
+
 #endif
 
 #endif

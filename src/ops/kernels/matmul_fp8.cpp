@@ -34,17 +34,26 @@ struct SumBlock {
 };
 
 // The right side's scales of the panels from `column` on, at `count` blocks of the sum from `block`
-// on, `stride` numbers from one to the next.
+// on, `stride` numbers from one to the next; zero beyond the last of `columns`, to the end of its
+// panel.
 void load_scales(float* to, int64_t stride, const Fp8Block& b, int64_t column, int64_t columns,
                  int64_t block, int64_t count) {
-  int64_t c = 0;
-  while (c < columns) {
-    const int64_t first = b.first_column + column + c, tile = first / b.right_tile;
-    const int64_t n = least(columns - c, (tile + 1) * b.right_tile - first);
-    const float* from = b.right_scale + tile * b.right_scale_tile + block * b.right_scale_block;
+  const int64_t begin = b.first_column + column;
+  const float* from = b.right_scale + block * b.right_scale_block;
+  for (int64_t i = 0; i < count; ++i) {
+    float* row = to + i * stride;
+    for (int64_t c = columns; c % kPanel != 0; ++c) row[c] = 0;
+    if (b.right_tile > 1) continue;
+    for (int64_t c = 0; c < columns; ++c) {
+      row[c] = from[i * b.right_scale_block + (begin + c) * b.right_scale_tile];
+    }
+  }
+  for (int64_t c = 0; b.right_tile > 1 && c < columns;) {
+    const int64_t tile = (begin + c) / b.right_tile;
+    const int64_t n = least(columns - c, (tile + 1) * b.right_tile - begin - c);
     for (int64_t i = 0; i < count; ++i) {
       float* row = to + i * stride + c;
-      const Vec scale = splat(from[i * b.right_scale_block]);
+      const Vec scale = splat(from[tile * b.right_scale_tile + i * b.right_scale_block]);
       for_each_vector(n, [&](int64_t j, int lanes) { store_n(row + j, scale, lanes); });
     }
     c += n;
@@ -67,9 +76,12 @@ template <typename X, typename Out>
 void block(const Fp8Block& b) {
   constexpr int64_t kPerUnit = kUnitBytes / static_cast<int64_t>(sizeof(X));
   static const Numbers numbers;
-  const int64_t panel_bytes = (b.k + 1) / 2 * kFp8UnitBytes;
+  const int64_t panel_bytes =
+      (b.k + 1) / 2 * (b.right_is_codes ? kFp8UnitBytes : kPanel * kUnitBytes);
   for (int64_t column = 0; column < b.cols; column += kPanel) {
-    const auto* codes = reinterpret_cast<const uint8_t*>(b.right + column / kPanel * panel_bytes);
+    const std::byte* panel = b.right + column / kPanel * panel_bytes;
+    const auto* codes = reinterpret_cast<const uint8_t*>(panel);
+    const auto* pairs = reinterpret_cast<const bf16*>(panel);
     const int64_t columns = least(kPanel, b.cols - column);
     for (int64_t r = 0; r < b.rows; ++r) {
       float total[kPanel] = {};
@@ -80,7 +92,10 @@ void block(const Fp8Block& b) {
               number(reinterpret_cast<const X*>(left_row(b, r) + k / kPerUnit * b.unit_stride) +
                      k % kPerUnit);
           for (int64_t c = 0; c < columns; ++c) {
-            sum[c] += left * numbers.of[codes[k / 2 * kFp8UnitBytes + 2 * slot(c) + k % 2]];
+            const float right = b.right_is_codes
+                                    ? numbers.of[codes[k / 2 * kFp8UnitBytes + 2 * slot(c) + k % 2]]
+                                    : number(pairs + 2 * (k / 2 * kPanel + c) + k % 2);
+            sum[c] += left * right;
           }
         }
         load_scales(scale, 0, b, column, columns, s.index, 1);
@@ -131,39 +146,61 @@ struct WideLeft {
 #endif
 
 // Rows are cut evenly, so that no tile is so low that it starves the arithmetic. Each of the first
-// tiles fetches its share of the `bytes` of codes at all.ahead, which are used next.
-template <typename Wide>
-void run_rows(const Tile& all, const Left& left, int64_t rows, int64_t columns, int64_t bytes) {
+// tiles fetches its share of the `bytes` at t.ahead, which are used next. `t` is changed rather
+// than copied: a copy of what was just written waits for it to arrive.
+template <typename Wide, typename Out>
+void run_rows(Tile& t, const Left& left, int64_t rows, int64_t columns, int64_t bytes) {
   constexpr int64_t kShares = 4;
+  const float* left_scale = t.left_scale;
+  const std::byte* ahead = t.ahead;
+  float* totals = t.totals;
+  Out* out = static_cast<Out*>(t.out);
   for (int64_t row = 0; row < rows; row += left.group_rows) {
     const int64_t height = least(rows - row, left.group_rows);
     const int64_t tiles = (height + kTileRows - 1) / kTileRows;
     for (int64_t i = 0; i < tiles; ++i) {
       const int64_t begin = height * i / tiles, end = height * (i + 1) / tiles;
-      Tile t = all;
+      const int64_t first = row + begin;
       t.left = left.data + row / left.group_rows * left.group_stride + begin * left.row_stride;
-      if (t.left_scale != nullptr) t.left_scale += (row + begin) * t.left_scale_row;
-      t.totals += (row + begin) * kTotalsStride;
+      if (left_scale != nullptr) t.left_scale = left_scale + first * t.left_scale_row;
+      t.totals = totals + first * kTotalsStride;
+      if (out != nullptr) t.out = out + first * t.out_stride;
       const int64_t shares = least(tiles, kShares);
-      if (row == 0 && i < shares) {
-        t.ahead_bytes = bytes / t.count / shares;
-        t.ahead += t.ahead_bytes * t.count * i;
-      }
-      run_tile<Wide>(t, end - begin, columns, std::make_integer_sequence<int, kTileRows>());
+      t.ahead_bytes = row == 0 && i < shares ? bytes / t.count / shares : 0;
+      t.ahead = ahead + t.ahead_bytes * t.count * i;
+      run_tile<Wide, Out>(t, end - begin, columns, std::make_integer_sequence<int, kTileRows>());
     }
   }
+  t.left_scale = left_scale;
 }
 
+// Columns from `from` on, whose totals are all in memory.
 template <typename Out>
-void finish(const Fp8Block& b, const float* totals, int64_t column, int64_t columns) {
-  for (int64_t r = 0; r < b.rows; ++r) {
-    const float* total = totals + r * kTotalsStride;
-    Out* out = static_cast<Out*>(b.out) + r * b.out_stride + column;
-    for_each_vector(columns, [&](int64_t c, int n) {
+void finish(const Fp8Block& b, const float* totals, int64_t column, int64_t from, int64_t columns) {
+  for (int64_t r = 0; r < b.rows && from < columns; ++r) {
+    const float* total = totals + r * kTotalsStride + from;
+    Out* out = static_cast<Out*>(b.out) + r * b.out_stride + column + from;
+    for_each_vector(columns - from, [&](int64_t c, int n) {
       const Vec sum = load_n(total + c, n);
       store_n(out + c, b.accumulate ? load_n(out + c, n) + sum : sum, n);
     });
   }
+}
+
+// Units of a panel in the left side's format: in `panel`, unless they are it already.
+template <typename Wide>
+const std::byte* wide_panel(Wide* format, std::byte* panel, const std::byte* units, int64_t count,
+                            bool codes) {
+  if (codes) {
+    widen_units(format, panel, units, count);
+    return panel;
+  }
+#if defined(MINKE_TARGET_avx2)
+  widen_pairs(reinterpret_cast<float*>(panel), units, count);
+  return panel;
+#else
+  return units;
+#endif
 }
 
 template <typename X, typename Out>
@@ -179,8 +216,9 @@ void block(const Fp8Block& b) {
   constexpr Wide* kWide = nullptr;
   alignas(64) float totals[kBlockRows * kTotalsStride];
   alignas(64) std::byte panel[kStageNumbers / kPerWideUnit * kWideUnitBytes];
-  const int64_t panel_bytes = (b.k + 1) / 2 * kFp8UnitBytes;
-  const bool direct = sizeof(X) == sizeof(bf16) && b.rows <= kDirectRows;
+  const int64_t unit_bytes = b.right_is_codes ? kFp8UnitBytes : kWideUnitBytes;
+  const int64_t panel_bytes = (b.k + 1) / 2 * unit_bytes;
+  const bool direct = sizeof(X) == sizeof(bf16) && b.rows <= kDirectRows && b.right_is_codes;
   const int64_t step = direct ? kPanel : kTotalsStride;
   for (int64_t column = 0; column < b.cols; column += step) {
     const int64_t columns = least(b.cols - column, step);
@@ -188,7 +226,7 @@ void block(const Fp8Block& b) {
     if (b.k == 0) __builtin_memset(totals, 0, sizeof totals);
     for (SumBlock s(b); s.begin < b.k;) {
       const int64_t begin = s.begin, index = s.index;
-      alignas(64) float scales[kStageBlocks * kTotalsStride] = {};
+      alignas(64) float scales[kStageBlocks * kTotalsStride];
       Block blocks[kStageBlocks];
       Tile t{};
       for (; t.count < kStageBlocks && s.begin < b.k; s.next(), ++t.count) {
@@ -208,11 +246,13 @@ void block(const Fp8Block& b) {
       t.unit_stride = left.unit_stride;
       t.right_scale = scales;
       t.totals = totals;
-      const std::byte* codes = right + begin / 2 * kFp8UnitBytes;
+      t.out_stride = b.out_stride;
+      t.accumulate = b.accumulate;
+      const std::byte* units = right + begin / 2 * unit_bytes;
 #if defined(MINKE_TARGET_avx512)
       if constexpr (sizeof(X) == sizeof(bf16)) {
         if (direct) {
-          t.right = codes;
+          t.right = units;
           run_direct(t, b.rows, std::make_integer_sequence<int, kDirectRows>());
           continue;
         }
@@ -224,18 +264,20 @@ void block(const Fp8Block& b) {
         t.unit_stride = left.unit_stride;
       }
 #endif
-      t.right = panel;
       for (int64_t c = 0; c < columns; c += kPanel) {
-        widen_units(kWide, panel, codes + c / kPanel * panel_bytes, (numbers + 1) / 2);
+        t.right = wide_panel(kWide, panel, units + c / kPanel * panel_bytes, (numbers + 1) / 2,
+                             b.right_is_codes);
         t.right_scale = scales + c;
         t.totals = totals + c;
-        t.ahead = c + kPanel < columns ? codes + (c / kPanel + 1) * panel_bytes
-                  : s.begin < b.k      ? right + s.begin / 2 * kFp8UnitBytes
+        t.ahead = c + kPanel < columns ? units + (c / kPanel + 1) * panel_bytes
+                  : s.begin < b.k      ? right + s.begin / 2 * unit_bytes
                                        : right + kBlockPanels * panel_bytes;
-        run_rows<Wide>(t, left, b.rows, least(columns - c, kPanel), numbers / 2 * kFp8UnitBytes);
+        const bool ends = s.begin == b.k && c < whole_columns(columns);
+        t.out = ends ? static_cast<Out*>(b.out) + column + c : nullptr;
+        run_rows<Wide, Out>(t, left, b.rows, least(columns - c, kPanel), numbers / 2 * unit_bytes);
       }
     }
-    finish<Out>(b, totals, column, columns);
+    finish<Out>(b, totals, column, direct || b.k == 0 ? 0 : whole_columns(columns), columns);
   }
 }
 

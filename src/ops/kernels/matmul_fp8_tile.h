@@ -40,6 +40,10 @@ struct Tile {
   float* totals;
   const std::byte* ahead;  // what to fetch meanwhile: so many bytes with every block
   int64_t ahead_bytes;
+  // Where whole vectors of totals go once the sum is at its end; null: it is not, or they stay.
+  void* out;
+  int64_t out_stride;
+  bool accumulate;
 };
 
 #if defined(MINKE_TARGET_avx512)
@@ -113,12 +117,45 @@ template <int kRows, int kVectors>
   }
 }
 
+// As promote, where the sum is at its end.
+template <typename Out, int kRows, int kVectors>
+[[gnu::always_inline]] inline void promote_to_out(const Vec (&sum)[kRows][kVectors], const Tile& t,
+                                                  int64_t block) {
+  const bool begin = t.first && block == 0;
+  const float* scales = t.right_scale + block * kTotalsStride;
+  const float* left = t.left_scale + block * t.left_scale_block;
+  Out* out = static_cast<Out*>(t.out);
+#pragma GCC unroll 16
+  for (int r = 0; r < kRows; ++r, out += t.out_stride) {
+    const Vec mine = splat(t.left_scale == nullptr ? 1.0F : left[r * t.left_scale_row]);
+    const float* total = t.totals + r * kTotalsStride;
+    for (int v = 0; v < kVectors; ++v) {
+      const Vec scaled = sum[r][v] * mine, right = load(scales + v * kLanes);
+      const Vec whole = begin ? scaled * right : fma(scaled, right, load(total + v * kLanes));
+      store(out + v * kLanes, t.accumulate ? load(out + v * kLanes) + whole : whole);
+    }
+  }
+}
+
+// Totals wait for their place in memory at the end, so it is asked for at the beginning.
+template <typename Out, int kRows>
+inline void fetch_out(const Tile& t) {
+  constexpr int64_t kCacheLine = 64;
+  const Out* row = static_cast<const Out*>(t.out);
+#pragma GCC unroll 16
+  for (int r = 0; r < kRows; ++r, row += t.out_stride) {
+    __builtin_prefetch(row, 1);
+    if (sizeof(Out) * 2 * kLanes > kCacheLine) __builtin_prefetch(row + kLanes, 1);
+  }
+}
+
 // From widened units.
-template <typename X, int kRows, int kVectors>
+template <typename X, typename Out, int kRows, int kVectors>
 inline void tile_columns(const Tile& t) {
   constexpr int64_t kCacheLine = 64;
   const std::byte *left = t.left, *right = t.right, *ahead = t.ahead;
   const int64_t row_stride = t.row_stride, unit_stride = t.unit_stride;
+  if (t.out != nullptr) fetch_out<Out, kRows>(t);
   for (int64_t i = 0; i < t.count; ++i) {
     for (int64_t at = 0; at < t.ahead_bytes; at += kCacheLine) {
       __builtin_prefetch(ahead + at, 0, 2);
@@ -140,30 +177,44 @@ inline void tile_columns(const Tile& t) {
       }
     }
 #endif
-    promote(sum, t, i);
+    if (t.out != nullptr && i + 1 == t.count) {
+      promote_to_out<Out>(sum, t, i);
+    } else {
+      promote(sum, t, i);
+    }
   }
 }
 
-template <typename X, int kRows>
+// Where the last panel begins if its columns do not fill vectors: of it totals stay.
+inline int64_t whole_columns(int64_t columns) {
+  return columns % kLanes == 0 ? columns : columns / kPanel * kPanel;
+}
+
+template <typename X, typename Out, int kRows>
 void tile(const Tile& t, int64_t columns) {
   constexpr int kVectors = static_cast<int>(kPanel) / kLanes;
   if constexpr (kVectors == 2) {
-    columns <= kLanes ? tile_columns<X, kRows, 1>(t) : tile_columns<X, kRows, 2>(t);
+    columns <= kLanes ? tile_columns<X, Out, kRows, 1>(t) : tile_columns<X, Out, kRows, 2>(t);
   } else {
     for (int64_t c = 0; c < columns; c += 2 * kLanes) {
       Tile part = t;
       part.right += c * kUnitBytes;
       part.right_scale += c;
       part.totals += c;
-      columns - c <= kLanes ? tile_columns<X, kRows, 1>(part) : tile_columns<X, kRows, 2>(part);
+      if (t.out != nullptr) part.out = static_cast<Out*>(t.out) + c;
+      if (columns - c <= kLanes) {
+        tile_columns<X, Out, kRows, 1>(part);
+      } else {
+        tile_columns<X, Out, kRows, 2>(part);
+      }
     }
   }
 }
 
-template <typename X, int... kRowsLessOne>
+template <typename X, typename Out, int... kRowsLessOne>
 void run_tile(const Tile& t, int64_t rows, int64_t columns,
               std::integer_sequence<int, kRowsLessOne...>) {
-  static constexpr void (*kTiles[])(const Tile&, int64_t) = {tile<X, kRowsLessOne + 1>...};
+  static constexpr void (*kTiles[])(const Tile&, int64_t) = {tile<X, Out, kRowsLessOne + 1>...};
   kTiles[rows - 1](t, columns);
 }
 

@@ -1,5 +1,5 @@
-// Kernels that quantise to E4M3 (tensor/scales.h says what comes out, bit for bit). They return
-// false where a number is not finite.
+// Kernels that quantise to E4M3 (tensor/scales.h says what comes out, bit for bit). A tile that
+// holds a number that is not finite becomes zeros with the scale NaN.
 #pragma once
 
 #include <cstddef>
@@ -32,19 +32,22 @@ struct QuantizeColumns {
 
 struct QuantizeKernels {
   // By the format of x: FP32, BF16.
-  bool (*rows[2])(const QuantizeRows& what, int64_t begin, int64_t end);
+  void (*rows[2])(const QuantizeRows& what, int64_t begin, int64_t end);
   // One tile of at most 128x128 of x (FP32, BF16); codes have that shape.
-  bool (*block[2])(const Matrix& codes, float* scale, const Matrix& x, bool power_of_two);
-  // By the format of x: FP32, BF16, E4M3. To a panel of numbers in BF16 (ops/kernels/matmul.h), or
-  // of codes (ops/kernels/matmul_fp8.h).
-  bool (*columns_to_numbers[3])(const QuantizeColumns& what);
-  bool (*columns_to_codes[3])(const QuantizeColumns& what);
+  void (*block[2])(const Matrix& codes, float* scale, const Matrix& x, bool power_of_two);
   // x (FP32, BF16) = code * scale, in tiles of 1x128.
   void (*dequantize[2])(const Matrix& x, const Matrix& codes, const float* scale,
                         int64_t scale_stride, int64_t begin, int64_t end);
-  // Rounds to E5M6 times a power of two for each tile of 1x128, in place.
-  bool (*round_e5m6)(const Matrix& x, int64_t begin, int64_t end);
+  // Rounds to E5M6 times a power of two for each tile of 1x128, in place; NaN where a tile is not
+  // finite.
+  void (*round_e5m6)(const Matrix& x, int64_t begin, int64_t end);
 };
 MINKE_DECLARE_KERNELS(QuantizeKernels, quantize_kernels)
+
+struct QuantizeColumnsKernels {
+  // By the format of x: FP32, BF16, E4M3. To a panel of numbers in BF16 (ops/kernels/matmul.h).
+  void (*columns[3])(const QuantizeColumns& what);
+};
+MINKE_DECLARE_KERNELS(QuantizeColumnsKernels, quantize_columns_kernels)
 
 }  // namespace minke::ops::kernels
