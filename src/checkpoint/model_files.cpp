@@ -5,6 +5,7 @@
 #include <set>
 
 #include "base/log.h"
+#include "checkpoint/quantize.h"
 #include "checkpoint/stored_values.h"
 #include "ops/elementwise.h"
 #include "tensor/scales.h"
@@ -67,7 +68,8 @@ Tensor checked_scale(const CheckpointFolder& files, const model::Piece& piece) {
 // What the recipe quantises: attention's and feed-forward's matrices (V3 report, section 3.3).
 bool may_be_codes(const model::ModelConfig& config, const model::Weight& weight,
                   const model::Piece& piece) {
-  return config.quantization && weight.kind() == model::Weight::Kind::kLinear &&
+  // Masters are FP32 whatever they are read from.
+  return (config.quantization || weight.owned()) && weight.kind() == model::Weight::Kind::kLinear &&
          (piece.name.find(".self_attn.") != std::string::npos ||
           piece.name.find(".mlp.") != std::string::npos);
 }
@@ -205,6 +207,13 @@ std::vector<TensorToWrite> weights_to_save(model::Transformer& model) {
   };
   model.for_each_weight([&](model::Weight& weight) {
     for (const model::Piece& piece : weight.pieces()) {
+      if (weight.owned() && model.config().quantization && is_fp8_weight(piece.name)) {
+        using As = TensorToWrite::As;
+        const ScaleFormat scales = model.fp8().scales;
+        out.push_back({piece.name, piece.value, DType::kE4M3, As::kCodes, scales});
+        out.push_back({scale_name(piece.name), piece.value, DType::kF32, As::kScales, scales});
+        continue;
+      }
       add(piece.name, piece.value, weight.codes() ? DType::kE4M3 : DType::kBF16);
       if (weight.codes()) add(scale_name(piece.name), piece.scale, DType::kF32);
     }
@@ -221,10 +230,13 @@ std::vector<TensorToWrite> weights_to_save(model::Transformer& model) {
 void write_tensors(const fs::path& path, std::span<const TensorToWrite> tensors,
                    std::span<const StoredTensor> extras) {
   std::vector<TensorSpec> specs;
-  std::map<std::string, Tensor> values;
+  std::map<std::string, const TensorToWrite*> by_name;
   for (const TensorToWrite& tensor : tensors) {
-    specs.emplace_back(tensor.name, tensor.dtype, tensor.value.shape());
-    values[tensor.name] = tensor.value;
+    const bool scales = tensor.as == TensorToWrite::As::kScales;
+    specs.emplace_back(
+        tensor.name, tensor.dtype,
+        scales ? scale_shape(tensor.value.shape(), kBlock128x128) : tensor.value.shape());
+    by_name[tensor.name] = &tensor;
   }
   std::map<std::string, const StoredTensor*> carried;
   for (const StoredTensor& tensor : extras) {
@@ -237,7 +249,13 @@ void write_tensors(const fs::path& path, std::span<const TensorToWrite> tensors,
       writer.write_bytes(extra->second->span());
       continue;
     }
-    const Tensor& value = values.at(spec.name);
+    const TensorToWrite& tensor = *by_name.at(spec.name);
+    const Tensor& value = tensor.value;
+    if (tensor.as != TensorToWrite::As::kNumbers) {
+      const Fp8Matrix matrix = quantized(value, tensor.scales);
+      writer.write(tensor.as == TensorToWrite::As::kCodes ? matrix.codes : matrix.scale);
+      continue;
+    }
     if (spec.dtype == name_of(value.dtype())) {
       writer.write(value);
       continue;

@@ -5,6 +5,7 @@
 
 #include "checkpoint/safetensors.h"
 #include "model/transformer.h"
+#include "tensor/scales.h"
 
 namespace minke::checkpoint {
 
@@ -27,23 +28,29 @@ std::vector<StoredTensor> extra_tensors(model::Transformer& architecture,
 void list_extras(std::span<const StoredTensor> extras, std::string_view fate);
 
 // Reads every weight and router bias by name; each tensor's dtype (BF16 or FP32; where config.json
-// says so E4M3 with a scale for each block of 128x128, in whatever shard) and shape are checked.
-// Codes stay codes for inference. The MTP layers' copies of embedding and head must equal the
-// trunk's. Error: a tensor that is missing, mis-shaped, of a dtype that cannot be executed, or that
-// the architecture does not name and that is refused. The model is not yet prepared. Returns the
-// extra tensors.
+// says so, and for training, E4M3 with a scale for each block of 128x128, in whatever shard) and
+// shape are checked. Codes stay codes for inference. The MTP layers' copies of embedding and head
+// must equal the trunk's. Error: a tensor that is missing, mis-shaped, of a dtype that cannot be
+// executed, or that the architecture does not name and that is refused. The model is not yet
+// prepared. Returns the extra tensors.
 std::vector<StoredTensor> load_weights(model::Transformer& model, const CheckpointFolder& files,
                                        Use use, Extra extra = Extra::kRefused);
 
-// A tensor of a file: its numbers, and what they are written in (FP32 also as BF16).
+// A tensor of a file: its numbers, and what they are written in (FP32 also as BF16, or quantised as
+// its codes or their scales).
 struct TensorToWrite {
+  enum class As { kNumbers, kCodes, kScales };
   std::string name;
   Tensor value;
   DType dtype = DType::kF32;
+  As as = As::kNumbers;
+  ScaleFormat scales = ScaleFormat::kF32;
 };
 
 // What model.safetensors holds, as released files do: BF16 weights (codes and scales where they are
-// that), FP32 bias, the MTP layers with their copies of embedding and head. Views of the model's.
+// that), FP32 bias, the MTP layers with their copies of embedding and head. Where the config has a
+// quantization, FP32 masters of linear layers are written as codes, with scales of the model's
+// recipe: those that training in FP8 computed with. Views of the model's.
 std::vector<TensorToWrite> weights_to_save(model::Transformer& model);
 // `extras` byte for byte besides.
 void write_tensors(const fs::path& path, std::span<const TensorToWrite> tensors,

@@ -2,38 +2,69 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <set>
 
 #include "base/error.h"
 #include "base/thread_pool.h"
 #include "checkpoint/stored_values.h"
-#include "tensor/scales.h"
 
 namespace minke::checkpoint {
 namespace {
 
-struct Codes {
-  OwnedTensor codes, scale;
-};
+// Whether block (i, j) of x is its codes times this scale, to the last bit.
+bool is_codes_times(float scale, const Fp8Matrix& matrix, const Tensor& x, int64_t i, int64_t j) {
+  const int64_t N = x.dim(1), last_row = std::min(x.dim(0), (i + 1) * kBlock128x128.rows),
+                last_column = std::min(N, (j + 1) * kBlock128x128.cols);
+  const auto* codes = static_cast<const uint8_t*>(matrix.codes.raw());
+  for (int64_t r = i * kBlock128x128.rows; r < last_row; ++r) {
+    for (int64_t c = j * kBlock128x128.cols; c < last_column; ++c) {
+      if (e4m3_decode(codes[r * N + c]) * scale != x.data<float>()[r * N + c]) return false;
+    }
+  }
+  return true;
+}
+
+// Of numbers that are codes times a scale already, as a file had them, amax / 448 may be a rounding
+// beside that scale: it is kept, so that what nobody changed is written as it was read.
+void keep_scales(const Fp8Matrix& matrix, const Tensor& x, int64_t i) {
+  for (int64_t j = 0; j < matrix.scale.dim(1); ++j) {
+    float& scale = matrix.scale.data<float>()[i * matrix.scale.dim(1) + j];
+    for (const float other : {scale, std::nextafter(scale, 0.0F), std::nextafter(scale, 1e38F)}) {
+      if (!is_codes_times(other, matrix, x, i, j)) continue;
+      scale = other;
+      break;
+    }
+  }
+}
+
+}  // namespace
 
 // Blocks do not depend on each other: rows of them are shared out.
-Codes quantized(const CheckpointFolder& files, const StoredTensor& stored) {
+Fp8Matrix quantized(const Tensor& x, ScaleFormat format) {
+  const Shape shape = x.shape();
+  Fp8Matrix out{OwnedTensor(DType::kE4M3, shape),
+                OwnedTensor(DType::kF32, scale_shape(shape, kBlock128x128))};
+  parallel_for(out.scale.dim(0), 1, [&](int64_t begin, int64_t end) {
+    const int64_t first = begin * kBlock128x128.rows,
+                  rows = std::min(shape[0], end * kBlock128x128.rows) - first;
+    quantize_e4m3(out.codes.rows(first, rows), out.scale.rows(begin, end - begin),
+                  x.rows(first, rows), kBlock128x128, format);
+    for (int64_t i = begin; i < end; ++i) keep_scales(out, x, i);
+  });
+  return out;
+}
+
+namespace {
+
+Fp8Matrix read_quantized(const CheckpointFolder& files, const StoredTensor& stored) {
   const Shape shape(stored.shape);
   std::vector<float> values = stored_values(files, stored.name, shape);
-  Codes out{OwnedTensor(DType::kE4M3, shape),
-            OwnedTensor(DType::kF32, scale_shape(shape, kBlock128x128))};
-  const Tensor x(values.data(), shape);
   try {
-    parallel_for(out.scale.dim(0), 1, [&](int64_t begin, int64_t end) {
-      const int64_t first = begin * kBlock128x128.rows,
-                    rows = std::min(shape[0], end * kBlock128x128.rows) - first;
-      quantize_e4m3(out.codes.rows(first, rows), out.scale.rows(begin, end - begin),
-                    x.rows(first, rows), kBlock128x128, ScaleFormat::kF32);
-    });
+    return quantized(Tensor(values.data(), shape), ScaleFormat::kF32);
   } catch (const Error& error) {
     fail("{}: {}: {}", files.file_of(stored.name).path().string(), stored.name, error.what());
   }
-  return out;
 }
 
 // Names of tensors that stay as they are.
@@ -68,7 +99,7 @@ void write_shard(const fs::path& path, const SafetensorsFile& shard, const Check
       on_bytes(stored.size);
       continue;
     }
-    const Codes codes = quantized(files, stored);
+    const Fp8Matrix codes = read_quantized(files, stored);
     writer.write(is_scale ? codes.scale : codes.codes);
     if (!is_scale) on_bytes(stored.size);
   }

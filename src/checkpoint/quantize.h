@@ -5,11 +5,19 @@
 
 #include "checkpoint/hf_config.h"
 #include "checkpoint/model_files.h"
+#include "tensor/scales.h"
 
 namespace minke::checkpoint {
 
 // Whether released FP8 files hold this tensor as codes.
 bool is_fp8_weight(std::string_view name);
+
+// A matrix (FP32) in blocks of 128x128; a block of numbers that are codes times a scale already
+// becomes those. Error: a number that is not finite.
+struct Fp8Matrix {
+  OwnedTensor codes, scale;
+};
+Fp8Matrix quantized(const Tensor& x, ScaleFormat format);
 
 struct QuantizedSizes {
   uint64_t before = 0, after = 0;  // bytes of numbers

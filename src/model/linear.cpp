@@ -4,6 +4,7 @@
 
 #include "ops/norm.h"
 #include "ops/permute.h"
+#include "ops/quantize_counts.h"
 
 namespace minke::model {
 
@@ -13,10 +14,11 @@ Left Left::row_range(int64_t begin, int64_t rows) const {
   return out;
 }
 
-Left left_of(const ops::Matrix& x, DType format, int64_t segment, ScaleFormat scales,
+Left left_of(const ops::Matrix& x, DType format, int64_t segment, const ops::Fp8Recipe& recipe,
              Arena& scratch) {
   if (format != DType::kE4M3) return {ops::prepare(scratch, x, format)};
-  const ops::QuantizedLeft left = ops::quantize_left(scratch, x, segment, scales);
+  ops::QuantizedLeft left = ops::quantize_left(scratch, x, segment, recipe.scales);
+  left.scales.promote = recipe.promote;
   return {left.numbers, left.scales};
 }
 
@@ -59,7 +61,7 @@ void linear(const ops::Matrix& y, const ops::Matrix& x, const Weight& w, bool ac
             const Pass& pass) {
   const Arena::Scope scope(pass.scratch);
   std::vector<ops::Product> products;
-  const Left left = left_of(x, w.other_side(pass.precision), 0, pass.fp8.scales, pass.scratch);
+  const Left left = left_of(x, w.other_side(pass.precision), 0, pass.fp8, pass.scratch);
   add_fprop(products, y, left, w, 0, accumulate);
   ops::matmul(products);
 }
@@ -67,13 +69,14 @@ void linear(const ops::Matrix& y, const ops::Matrix& x, const Weight& w, bool ac
 void linear_backward(const ops::Matrix& dx, bool accumulate, const ops::Matrix& dy,
                      const ops::Matrix& x, Weight& w, const Pass& pass) {
   const Arena::Scope scope(pass.scratch);
+  const ops::QuantizingAs kind("gradients");
   const DType format = w.operand(pass.precision);
   ops::WeightGradient gradient{w.gradient(), dy, x, w.adds_to_gradient()};
   {
     // What dgrad reads, a gradient of the weight reads, too, unless it is quantised.
     std::optional<Arena::Scope> of_dgrad;
     if (format == DType::kE4M3) of_dgrad.emplace(pass.scratch);
-    const Left left = left_of(dy, format, w.segment(), pass.fp8.scales, pass.scratch);
+    const Left left = left_of(dy, format, w.segment(), pass.fp8, pass.scratch);
     std::vector<ops::Product> products;
     if (!dx.empty()) add_dgrad(products, dx, left, w, 0, accumulate);
     ops::matmul(products);

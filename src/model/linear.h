@@ -39,8 +39,8 @@ struct Left {
   ops::Scales scales = {};
   Left row_range(int64_t begin, int64_t rows) const;
 };
-// x for an operand of that format. segment: see Weight::segment. scales: of E4M3.
-Left left_of(const ops::Matrix& x, DType format, int64_t segment, ScaleFormat scales,
+// x for an operand of that format. segment: see Weight::segment. recipe: of E4M3.
+Left left_of(const ops::Matrix& x, DType format, int64_t segment, const ops::Fp8Recipe& recipe,
              Arena& scratch);
 // The rows of `tokens` (I32).
 Left gathered(const Left& x, const Tensor& tokens, Arena& scratch);

@@ -19,6 +19,11 @@ class Sum {
     arena_.make(DType::kE4M3, {rows, width});
     f32(rows, ops::quantized_blocks(width, segment));
   }
+  void attention_output(int64_t rows, int64_t width) {
+    if (!fp8_) return kept(rows, width);
+    arena_.make(DType::kU8, {rows, ops::e5m6_bytes(width)});
+    f32(rows, ops::quantized_blocks(width, 0));
+  }
   void kept(int64_t rows, int64_t width) { arena_.make(activation_, {rows, width}); }
   void f32(int64_t rows, int64_t width) { arena_.make(DType::kF32, {rows, width}); }
   size_t bytes() const { return arena_.used(); }
@@ -51,7 +56,7 @@ void add_block(Sum& sum, const ModelConfig& c, int64_t layer, int64_t B, int64_t
   }
   sum.kept(T, c.latent_width());
   sum.kept(T, c.qk_rope_head_dim);
-  sum.kept(T, H * c.v_head_dim);
+  sum.attention_output(T, H * c.v_head_dim);
   sum.f32(T, H);
   const auto feed_forward = [&](int64_t rows, int64_t width) {
     if (sum.fp8()) return sum.codes(rows, 2 * width, width);
@@ -209,6 +214,7 @@ class Workspace {
       const Arena::Scope in_attention(arena_);
       if (paper_) expanded();
       const int64_t H = c_.num_attention_heads;
+      if (fp8_) kept(T_, H * c_.v_head_dim);
       left_for_a_moment(
           T_, std::max({c_.hidden_size, c_.q_lora_rank, c_.kv_lora_rank, H * c_.v_head_dim}));
       Arena none{Arena::Counting{}};
@@ -279,6 +285,7 @@ class Workspace {
     if (paper_) expanded();
     const int64_t H = c_.num_attention_heads, D = c_.hidden_size, rank = c_.kv_lora_rank;
     const int64_t nope_v = c_.qk_nope_head_dim + c_.v_head_dim, q_width = H * c_.qk_head_dim();
+    if (fp8_) kept(T_, H * c_.v_head_dim);
     kept(T_, H * c_.v_head_dim);
     linear_backward(D, H * c_.v_head_dim, DType::kF32);
     const Tensor dq = kept(T_, q_width), dkv = kept(T_, H * nope_v),

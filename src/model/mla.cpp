@@ -14,6 +14,24 @@ size_t aligned(size_t bytes) { return (bytes + 63) / 64 * 64; }
 
 }  // namespace
 
+Mla::Output::Output(int64_t rows, int64_t width, const Pass& pass)
+    : numbers((pass.is_fp8() ? pass.scratch : pass.saved).make(pass.activation(), {rows, width})) {
+  if (!pass.is_fp8()) return;
+  codes = pass.saved.make(DType::kU8, {rows, ops::e5m6_bytes(width)});
+  scale = pass.saved.make(DType::kF32, {rows, ops::quantized_blocks(width, 0)});
+}
+
+void Mla::Output::keep() {
+  if (!codes.empty()) ops::quantize_e5m6(numbers, codes, scale);
+}
+
+Tensor Mla::Output::kept(const Pass& pass) const {
+  if (codes.empty()) return numbers;
+  const Tensor out = pass.scratch.make(pass.activation(), numbers.shape());
+  ops::dequantize_e5m6(out, codes, scale);
+  return out;
+}
+
 Mla::Mla(const ModelConfig& c, const std::string& prefix)
     : heads_(c.num_attention_heads),
       nope_(c.qk_nope_head_dim),
@@ -96,12 +114,12 @@ void Mla::forward(const Tensor& y_TD, const Tensor& x_TD, const Layout& layout,
   ops::rope(s.k_rope, kv_a.columns(rank_, rope_dim_), rope(tables, layout.position, false));
   expand(s.expanded, x_TD, layout, tables, pass);
 
-  s.o = pass.saved.make(act, {T, heads_ * v_});
+  s.o = Output(T, heads_ * v_, pass);
   s.lse_HT = pass.saved.make(DType::kF32, {heads_, T});
-  ops::attention(s.o, s.lse_HT, s.expanded.q, s.expanded.kv, s.k_rope, attention_shape(layout),
-                 pass.scratch);
-  if (pass.is_fp8()) ops::round_e5m6(s.o);
-  linear(y_TD, s.o, o_, true, pass);
+  ops::attention(s.o.numbers, s.lse_HT, s.expanded.q, s.expanded.kv, s.k_rope,
+                 attention_shape(layout), pass.scratch);
+  s.o.keep();
+  linear(y_TD, s.o.numbers, o_, true, pass);
 }
 
 void Mla::backward(const Tensor& dx_TD, const Tensor& dy_TD, const Tensor& x_TD,
@@ -121,10 +139,10 @@ void Mla::backward(const Tensor& dx_TD, const Tensor& dy_TD, const Tensor& x_TD,
     expand(e, x_TD, layout, tables, pass);
   }
 
-  const Tensor d_o = scratch(heads_ * v_);
-  linear_backward(d_o, false, dy_TD, s.o, o_, pass);
+  const Tensor o = s.o.kept(pass), d_o = scratch(heads_ * v_);
+  linear_backward(d_o, false, dy_TD, o, o_, pass);
   const Tensor dq = scratch(e.q.dim(1)), dkv = scratch(e.kv.dim(1)), dk_rope = scratch(rope_dim_);
-  ops::attention_backward(dq, dkv, dk_rope, d_o, s.o, s.lse_HT, e.q, e.kv, s.k_rope,
+  ops::attention_backward(dq, dkv, dk_rope, d_o, o, s.lse_HT, e.q, e.kv, s.k_rope,
                           attention_shape(layout), pass.scratch);
 
   const Tensor dkv_a = scratch(rank_ + rope_dim_), dlatent = scratch(rank_);

@@ -38,8 +38,21 @@ class Mla {
   struct Expanded {
     Tensor q_latent_TQ, q, latent_TR, kv;
   };
+  // Attention's output: in FP8 kept in E5M6 (V3 report, section 3.3.3).
+  struct Output {
+    Tensor numbers, codes, scale;
+
+    // Where attention writes it.
+    Output(int64_t rows, int64_t width, const Pass& pass);
+    Output() = default;
+    // To be called once it is written.
+    void keep();
+    // As the backward reads it.
+    Tensor kept(const Pass& pass) const;
+  };
   struct Saved {
-    Tensor q_a_TQ, kv_a, k_rope, o, lse_HT;
+    Tensor q_a_TQ, kv_a, k_rope, lse_HT;
+    Output o;
     Expanded expanded;
     RmsNorm::Saved q_norm, kv_norm;
   };

@@ -4,13 +4,17 @@
 
 #include "ops/elementwise.h"
 #include "ops/permute.h"
+#include "ops/quantize_counts.h"
 
 namespace minke::model {
 namespace {
 
 // Tokens and their gradients go to experts in FP8 with power-of-two scales, whatever the scales of
 // the run (V3 report, section 3.3.3).
-constexpr ScaleFormat kDispatchScales = ScaleFormat::kPowerOfTwo;
+ops::Fp8Recipe dispatched(ops::Fp8Recipe recipe) {
+  recipe.scales = ScaleFormat::kPowerOfTwo;
+  return recipe;
+}
 
 }  // namespace
 
@@ -23,6 +27,7 @@ GateUp::GateUp(int64_t rows, int64_t width, const Pass& pass)
 }
 
 void GateUp::keep() {
+  const ops::QuantizingAs kind("swiglu_input");
   if (!codes.empty()) ops::quantize_rows(codes, scale, numbers, codes.dim(1) / 2, format);
 }
 
@@ -155,8 +160,8 @@ double Moe::forward(const Tensor& y_TD, const Tensor& x_TD, int64_t sequences, c
   const Arena::Scope scope(pass.scratch);
   s.gate_up = GateUp(R, gate_up_.rows(), pass);
   const DType format = down_.other_side(pass.precision);
-  const Left x_R =
-      gathered(left_of(x_TD, format, 0, kDispatchScales, pass.scratch), s.token_R, pass.scratch);
+  const Left x_R = gathered(left_of(x_TD, format, 0, dispatched(pass.fp8), pass.scratch), s.token_R,
+                            pass.scratch);
   grouped(add_fprop, s.gate_up.numbers, x_R, gate_up_, s.offsets);
   s.gate_up.keep();
   s.h_RF = pass.cheapest().make(act, {R, down_.cols()});
@@ -164,7 +169,7 @@ double Moe::forward(const Tensor& y_TD, const Tensor& x_TD, int64_t sequences, c
   const ops::Matrix y_RD = x_R.numbers;  // the gathered input is done with
   {
     const Arena::Scope in_down(pass.scratch);
-    const Left h = left_of(s.h_RF, format, 0, pass.fp8.scales, pass.scratch);
+    const Left h = left_of(s.h_RF, format, 0, pass.fp8, pass.scratch);
     grouped(add_fprop, y_RD, h, down_, s.offsets);
   }
   ops::combine_rows(y_TD, true, y_RD, s.row_TK);
@@ -175,6 +180,7 @@ double Moe::forward(const Tensor& y_TD, const Tensor& x_TD, int64_t sequences, c
 void Moe::backward(const Tensor& dx_TD, const Tensor& dy_TD, const Tensor& x_TD, int64_t sequences,
                    float balance_scale, const Saved& s, const Pass& pass) {
   const Arena::Scope scope(pass.scratch);
+  const ops::QuantizingAs kind("gradients");
   const DType act = pass.activation(), format = down_.other_side(pass.precision);
   const int64_t R = s.token_R.dim(0), D = dy_TD.dim(1), F = down_.cols();
   const bool fp8 = format == DType::kE4M3;
@@ -189,7 +195,7 @@ void Moe::backward(const Tensor& dx_TD, const Tensor& dy_TD, const Tensor& x_TD,
   const Tensor dh_RF = pass.scratch.make(act, {R, F});
   {
     const Arena::Scope in_down(pass.scratch);
-    const Left dy_R = fp8 ? gathered(left_of(dy_TD, format, 0, kDispatchScales, pass.scratch),
+    const Left dy_R = fp8 ? gathered(left_of(dy_TD, format, 0, dispatched(pass.fp8), pass.scratch),
                                      s.token_R, pass.scratch)
                           : Left{rows_RD};
     grouped(add_dgrad, dh_RF, dy_R, down_, s.offsets);
@@ -207,7 +213,7 @@ void Moe::backward(const Tensor& dx_TD, const Tensor& dy_TD, const Tensor& x_TD,
   grouped_wgrad(gate_up_, d_gate_up, rows_RD, s.offsets, pass);
   {
     const Arena::Scope in_gate_up(pass.scratch);
-    const Left dy = left_of(d_gate_up, format, gate_up_.segment(), pass.fp8.scales, pass.scratch);
+    const Left dy = left_of(d_gate_up, format, gate_up_.segment(), pass.fp8, pass.scratch);
     grouped(add_dgrad, rows_RD, dy, gate_up_, s.offsets);
   }
   ops::combine_rows(dx_TD, true, rows_RD, s.row_TK);

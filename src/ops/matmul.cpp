@@ -12,6 +12,7 @@
 #include "ops/kernels/matmul_pack.h"
 #include "ops/kernels/quantize.h"
 #include "ops/quantize.h"
+#include "ops/tensor_core.h"
 
 namespace minke::ops {
 namespace {
@@ -130,6 +131,9 @@ void run_fp8_block(const Operation& op, int64_t row, int64_t panel, const Matrix
   block.out = out.data;
   block.out_stride = out.stride;
   block.accumulate = op.accumulate;
+  if (op.left_scales.promote != Fp8Recipe::kFp32Sums) {
+    return tensor_core_block(block, out.dtype, op.left_scales.promote);
+  }
   MINKE_KERNELS(Fp8Kernels, fp8_kernels)
       ->block[format_index(op.left_format)][format_index(out.dtype)](block);
 }
@@ -402,7 +406,7 @@ void matmul_wgrad_fp8(std::span<const WeightGradient> products, const Fp8Recipe&
                           right,
                           p.accumulate,
                           DType::kBF16,
-                          {static_cast<float*>(s.left_scale.raw()), 1, 1, N}});
+                          {static_cast<float*>(s.left_scale.raw()), 1, 1, N, recipe.promote}});
   }
   if (scratch.counting()) return;
   {

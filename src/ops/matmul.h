@@ -27,6 +27,8 @@ inline constexpr int64_t kScaleBlock = 128;
 struct Scales {
   const float* data = nullptr;  // null: all are 1
   int64_t tile = 1, stride = 0, block_stride = 0;
+  // Of a left side: how sums are added up; see Fp8Recipe.
+  int64_t promote = -1;
 };
 
 // B[n, k] of a product C[m, n] = sum_k A[m, k] B[n, k], packed. A view: the memory (packed_bytes)

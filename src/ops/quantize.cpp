@@ -1,14 +1,15 @@
 #include "ops/quantize.h"
 
-#include <atomic>
 #include <vector>
 
 #include "base/profile.h"
 #include "ops/chunks.h"
 #include "ops/dispatch.h"
+#include "ops/kernels/e5m6.h"
 #include "ops/kernels/matmul.h"
 #include "ops/kernels/matmul_fp8.h"
 #include "ops/kernels/quantize.h"
+#include "ops/quantize_counts.h"
 
 namespace minke::ops {
 namespace {
@@ -31,6 +32,9 @@ void run_rows(const kernels::QuantizeRows& what, ScaleFormat format) {
   const auto run = kernel_table()->rows[format_index(what.x.dtype)];
   parallel_for(what.x.rows, rows_per_chunk(what.x.cols),
                [&](int64_t begin, int64_t end) { run(how, begin, end); });
+  if (!counts_quantizing()) return;
+  count_quantized(how.x, how.codes.data != nullptr ? how.codes : how.numbers, how.scale,
+                  how.scale_stride, ceil_div(how.x.cols, kScaleBlock));
 }
 
 }  // namespace
@@ -94,12 +98,33 @@ QuantizedLeft quantize_left(Arena& scratch, const Matrix& x, int64_t segment, Sc
   return out;
 }
 
-void round_e5m6(const Matrix& x) {
-  const Profiled profiled("round_e5m6");
-  MINKE_CHECK(x.dtype == DType::kBF16, "{}", name_of(x.dtype));
-  const auto run = kernel_table()->round_e5m6;
+int64_t e5m6_bytes(int64_t columns) {
+  const int64_t whole = columns / kScaleBlock, rest = columns % kScaleBlock;
+  return whole * (kScaleBlock + kScaleBlock / 2) + rest + ceil_div(rest, 2);
+}
+
+namespace {
+
+template <typename Run>
+void run_e5m6(const Matrix& x, const Tensor& codes, const Tensor& scale, Run run) {
+  MINKE_CHECK(x.dtype == DType::kBF16 && codes.shape() == Shape({x.rows, e5m6_bytes(x.cols)}) &&
+              scale.shape() == Shape({x.rows, quantized_blocks(x.cols, 0)}));
+  const kernels::E5m6Rows rows{x, codes.data<uint8_t>(), codes.dim(1), scale.data<float>(),
+                               scale.dim(1)};
   parallel_for(x.rows, rows_per_chunk(x.cols),
-               [&](int64_t begin, int64_t end) { run(x, begin, end); });
+               [&](int64_t begin, int64_t end) { run(rows, begin, end); });
+}
+
+}  // namespace
+
+void quantize_e5m6(const Matrix& x, const Tensor& codes, const Tensor& scale) {
+  const Profiled profiled("quantize_e5m6");
+  run_e5m6(x, codes, scale, MINKE_KERNELS(kernels::E5m6Kernels, e5m6_kernels)->quantize);
+}
+
+void dequantize_e5m6(const Matrix& x, const Tensor& codes, const Tensor& scale) {
+  const Profiled profiled("dequantize_e5m6");
+  run_e5m6(x, codes, scale, MINKE_KERNELS(kernels::E5m6Kernels, e5m6_kernels)->dequantize);
 }
 
 void check(const QuantizeJob& job) {
@@ -127,6 +152,11 @@ void quantize_weight_part(const QuantizeJob& job, int64_t row) {
       const int64_t width = std::min(kScaleBlock, K - c);
       block(codes.columns(c, width), scale++, from.row_range(row, rows).columns(c, width),
             to.format == ScaleFormat::kPowerOfTwo);
+    }
+    if (counts_quantizing()) {
+      const int64_t blocks = ceil_div(K, kScaleBlock);
+      count_quantized(from.row_range(row, rows), codes, to.scale + row / kScaleBlock * blocks, 0,
+                      blocks, "weights");
     }
   }
   const auto kernels = MINKE_KERNELS(kernels::Fp8PackKernels, fp8_pack_kernels);

@@ -19,6 +19,10 @@ struct Fp8Recipe {
   // 1x128), dequantised and quantised again along the tokens, or are quantised from what those were
   // made of.
   bool requantized = false;
+  // In FP32; or as a tensor core adds up (ops/tensor_core.h), promoted to FP32 every so many
+  // numbers (0: never).
+  static constexpr int64_t kFp32Sums = -1;
+  int64_t promote = kFp32Sums;
 };
 
 // x (FP32, BF16) in tiles of 1x128, which begin anew at multiples of `segment` (0: there is one).
@@ -37,9 +41,12 @@ struct QuantizedLeft {
 };
 QuantizedLeft quantize_left(Arena& scratch, const Matrix& x, int64_t segment, ScaleFormat format);
 
-// Rounds to E5M6 times a power of two for each tile of 1x128, in place. x: BF16, which holds every
-// such number (above 2^-113: those below are rounded twice).
-void round_e5m6(const Matrix& x);
+// x in E5M6 times a power of two for each tile of 1x128, rounded in place, and kept in 12 bits a
+// number. x: BF16 [T, C], which holds every such number (above 2^-113: those below are rounded
+// twice). codes: U8 [T, e5m6_bytes(C)]. scale: FP32 [T, quantized_blocks(C, 0)].
+int64_t e5m6_bytes(int64_t columns);
+void quantize_e5m6(const Matrix& x, const Tensor& codes, const Tensor& scale);
+void dequantize_e5m6(const Matrix& x, const Tensor& codes, const Tensor& scale);
 
 // A weight [N, K] in blocks of 128x128, packed for fprop and, where by_columns has memory, for
 // dgrad: there it is the sum's part from `first` on. from: FP32 or BF16, quantised to `scale`, or

@@ -25,7 +25,7 @@ void add_layer(const std::string& name, const model::Block::Saved& block, Named&
   add("attention.kv_latent", mla.expanded.latent_TR);
   add("attention.k_rope", mla.k_rope);
   add("attention.kv", mla.expanded.kv);
-  add("attention.output", mla.o);
+  add("attention.output", mla.o.numbers);
   add("attention.log_sum_exp", mla.lse_HT);
   add("middle", block.x_mid);
   add("ffn.input", block.ffn_in);

@@ -119,15 +119,19 @@ class RowsRun final : public OpRun {
   std::vector<float> left_scales_;
 };
 
-// E5M6 in place.
+// E5M6: rounded in place, kept, and read again.
 class E5M6Run final : public OpRun {
  public:
   E5M6Run(int64_t rows, int64_t cols, double deviation)
       : x_(PaddedMatrix::random("x", DType::kBF16, rows, cols, 3, deviation)),
-        y_(PaddedMatrix::random("x", DType::kBF16, rows, cols, 3, deviation)) {}
+        y_(PaddedMatrix::random("x", DType::kBF16, rows, cols, 3, deviation)),
+        again_(PaddedMatrix::random("again", DType::kBF16, rows, cols, 3, deviation)),
+        codes_(DType::kU8, {rows, ops::e5m6_bytes(cols)}),
+        scale_(DType::kF32, {rows, ops::quantized_blocks(cols, 0)}) {}
   void run() override {
     std::memcpy(y_.memory().raw(), x_.memory().raw(), x_.memory().bytes());
-    ops::round_e5m6(y_);
+    ops::quantize_e5m6(y_, codes_, scale_);
+    ops::dequantize_e5m6(again_, codes_, scale_);
   }
   std::vector<Check> check() override {
     const ops::Matrix view = x_;
@@ -138,12 +142,35 @@ class E5M6Run final : public OpRun {
     const OwnedTensor want(DType::kF32, x.shape());
     dequantize_e5m6(want, codes, scale);
     const std::vector<double> numbers = to_double(want);
-    return {compare_exactly("y", y_, numbers), y_.padding_check("y")};
+    double scales = 0, different = 0;
+    for (int64_t i = 0; i < scale.count(); ++i) {
+      scales += scale.data<float>()[i] == scale_.data<float>()[i] ? 0 : 1;
+    }
+    for (int64_t i = 0; i < x.count(); ++i) {
+      different += codes[static_cast<size_t>(i)] == code_at(i / view.cols, i % view.cols) ? 0 : 1;
+    }
+    return {compare_exactly("y", y_, numbers),
+            compare_exactly("again", again_, numbers),
+            {"scales", scales, 0},
+            {"codes", different, 0},
+            y_.padding_check("y"),
+            again_.padding_check("again")};
   }
-  std::vector<Tensor> outputs() override { return {y_.memory()}; }
+  std::vector<Tensor> outputs() override { return {y_.memory(), codes_, scale_}; }
 
  private:
-  PaddedMatrix x_, y_;
+  // As ops/kernels/e5m6.h tells the layout.
+  uint16_t code_at(int64_t row, int64_t column) const {
+    const ops::Matrix view = x_;
+    const int64_t begin = column / 128 * 128, i = column - begin;
+    const int64_t count = std::min<int64_t>(128, view.cols - begin), half = (count + 1) / 2;
+    const uint8_t* tile = codes_.data<uint8_t>() + row * codes_.dim(1) + begin / 128 * 192;
+    const int upper = i < half ? tile[count + i] & 15 : tile[count + i - half] >> 4;
+    return static_cast<uint16_t>(tile[i] | upper << 8);
+  }
+
+  PaddedMatrix x_, y_, again_;
+  OwnedTensor codes_, scale_;
 };
 
 // A weight quantised and packed, as codes that are unpacked again.
@@ -380,9 +407,11 @@ void add_quantize_cases(OpCases& cases) {
       }
     }
   }
-  for (const double deviation : {1.0, 1e-30, 1e5}) {
-    add_small<E5M6Run>(cases, "round_e5m6", fmt::format("5x300 of size {}", deviation), int64_t{5},
-                       int64_t{300}, deviation);
+  for (const double deviation : {1.0, 1e-30, 1e5, 1e37}) {
+    for (const int64_t columns : {1, 16, 129, 301}) {
+      add_small<E5M6Run>(cases, "quantize_e5m6", fmt::format("5x{} of size {}", columns, deviation),
+                         int64_t{5}, columns, deviation);
+    }
   }
   RowsSpec rows{4096, 2048};
   rows.bench = true;

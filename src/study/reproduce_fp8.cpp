@@ -5,9 +5,9 @@
 
 #include "base/rng.h"
 #include "ops/quantize.h"
+#include "ops/tensor_core.h"
 #include "ref/matmul.h"
 #include "study/compare.h"
-#include "study/tensor_core.h"
 #include "train/metrics.h"
 #include "train/run.h"
 
@@ -124,7 +124,7 @@ void add_accumulation(std::vector<ProductError>& out) {
         exact += double{a.back()} * double{b.back()};
       }
       want.push_back(exact);
-      got.push_back(double{tensor_core_dot(a, b, promote)});
+      got.push_back(double{ops::tensor_core_dot(a, b, promote)});
     }
     out.push_back({"sums of 4096 in 14 bits",
                    promote == 0 ? "never promoted" : fmt::format("promoted every {}", promote),

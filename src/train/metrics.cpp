@@ -44,18 +44,36 @@ nlohmann::json step_event(const StepReport& r, const std::vector<ProfileEntry>& 
     const auto entry = std::ranges::find(profile, phase, &ProfileEntry::name);
     time[phase] = entry == profile.end() ? 0.0 : entry->whole;
   }
-  return {{"event", "step"},
-          {"step", r.step},
-          {"loss", r.loss},
-          {"mtp_loss", r.mtp_loss},
-          {"balance", r.balance},
-          {"learning_rate", r.learning_rate},
-          {"gradient_norm", r.gradient_norm},
-          {"clipped", r.clipped},
-          {"max_vio", worst_max_vio(r.routers)},
-          {"max_vio_by_layer", max_vio_by_layer(r.routers)},
-          {"dead_experts", dead_experts(r.routers)},
-          {"time", time}};
+  nlohmann::json event = {{"event", "step"},
+                          {"step", r.step},
+                          {"loss", r.loss},
+                          {"mtp_loss", r.mtp_loss},
+                          {"balance", r.balance},
+                          {"learning_rate", r.learning_rate},
+                          {"gradient_norm", r.gradient_norm},
+                          {"clipped", r.clipped},
+                          {"max_vio", worst_max_vio(r.routers)},
+                          {"max_vio_by_layer", max_vio_by_layer(r.routers)},
+                          {"dead_experts", dead_experts(r.routers)},
+                          {"time", time}};
+  if (r.shadow_loss) {
+    event["shadow"] = {{"loss", *r.shadow_loss},
+                       {"difference", (r.loss - *r.shadow_loss) / *r.shadow_loss}};
+  }
+  return event;
+}
+
+nlohmann::json fp8_event(int64_t step, const std::vector<ops::QuantizeCounts>& counts) {
+  nlohmann::json kinds = nlohmann::json::array();
+  for (const ops::QuantizeCounts& c : counts) {
+    kinds.push_back({{"kind", c.kind},
+                     {"numbers", c.numbers},
+                     {"saturated", c.saturated},
+                     {"underflowed", c.underflowed},
+                     {"least_scale", c.least_scale},
+                     {"largest_scale", c.largest_scale}});
+  }
+  return {{"event", "fp8"}, {"step", step}, {"kinds", kinds}};
 }
 
 nlohmann::json spike_event(const StepReport& r, int64_t done, const std::string& action) {

@@ -9,6 +9,7 @@
 #include "base/file.h"
 #include "base/profile.h"
 #include "model/memory.h"
+#include "ops/quantize_counts.h"
 #include "train/evaluate.h"
 #include "train/tensorboard.h"
 #include "train/trainer.h"
@@ -36,6 +37,7 @@ nlohmann::json step_event(const StepReport& report, const std::vector<ProfileEnt
 nlohmann::json spike_event(const StepReport& report, int64_t done, const std::string& action);
 nlohmann::json modules_event(const StepReport& report);
 nlohmann::json routers_event(int64_t step, const std::vector<RouterLoad>& routers);
+nlohmann::json fp8_event(int64_t step, const std::vector<ops::QuantizeCounts>& counts);
 nlohmann::json memory_event(int64_t step, const model::StepMemory& planned, const Trainer& trainer);
 nlohmann::json eval_event(int64_t step, const Evaluation& result);
 

@@ -74,10 +74,17 @@ void check(const Options& o) {
       o.on_spike != "rollback") {
     fail("--on-spike {}: expected none, skip, stop or rollback", o.on_spike);
   }
+  if (o.save_format != "bf16" && o.save_format != "fp8") {
+    fail("--save-format {}: expected bf16 or fp8", o.save_format);
+  }
   check_range("spike-z", o.spike_z, 0.1, 1e6);
   check_range("eval-every", static_cast<double>(o.eval_every), 0, 1e9);
   check_range("sample-every", static_cast<double>(o.sample_every), 0, 1e9);
   check_range("save-every", static_cast<double>(o.save_every), 0, 1e9);
+  check_range("shadow-bf16", static_cast<double>(o.shadow_bf16), 0, 1e9);
+  if (o.shadow_bf16 > 0 && o.precision != "fp8") {
+    fail("--shadow-bf16 compares with --precision fp8, and this run is {}", o.precision);
+  }
   check_range("keep-last", static_cast<double>(o.keep_last), 0, 1e6);
   check_range("keep-every", static_cast<double>(o.keep_every), 0, 1e9);
   check_range("stop-at", static_cast<double>(o.stop_at), 0, 1e9);
@@ -97,8 +104,15 @@ ops::Fp8Recipe fp8_recipe_of(const Options& o) {
   if (o.fp8_wgrad != "both" && o.fp8_wgrad != "requantised") {
     fail("--fp8-wgrad {}: expected both or requantised", o.fp8_wgrad);
   }
+  if (o.accumulate != "fp32" && o.accumulate != "tensor-core") {
+    fail("--accumulate {}: expected fp32 or tensor-core", o.accumulate);
+  }
+  if (o.promote < 0 || o.promote % 32 != 0) {
+    fail("--promote {}: expected a multiple of 32, or 0", o.promote);
+  }
   return {o.fp8_scales == "fp32" ? ScaleFormat::kF32 : ScaleFormat::kPowerOfTwo,
-          o.fp8_wgrad == "requantised"};
+          o.fp8_wgrad == "requantised",
+          o.accumulate == "fp32" ? ops::Fp8Recipe::kFp32Sums : o.promote};
 }
 
 DType moments_of(const Options& o) {

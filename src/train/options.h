@@ -27,6 +27,8 @@ struct Options {
   std::string precision = "bf16";
   std::string fp8_scales = "fp32";
   std::string fp8_wgrad = "both";
+  std::string accumulate = "fp32";
+  int64_t promote = 128;
   // How long, and in what portions.
   int64_t steps = 0;
   double minutes = 0;
@@ -71,7 +73,9 @@ struct Options {
   int64_t keep_last = 0;
   int64_t keep_every = 0;
   bool keep_best = false;
+  std::string save_format = "bf16";
   int64_t stop_at = 0;
+  int64_t shadow_bf16 = 0;
   bool tensorboard = false;
   std::string sample_prompt;
   // What it costs.
@@ -120,6 +124,12 @@ void visit_fields(Opt& o, Visit&& visit) {
   visit("fp8-wgrad", o.fp8_wgrad, kRun,
         "--precision fp8: activations that a weight's gradient reads are quantised from what "
         "fprop's were made of (both), or from fprop's codes (requantised)");
+  visit("accumulate", o.accumulate, kRun,
+        "--precision fp8: sums of its products in fp32, or as NVIDIA's Hopper adds them up "
+        "(tensor-core: 14 bits, emulated number by number, hundreds of times slower)");
+  visit("promote", o.promote, kRun,
+        "--accumulate tensor-core: numbers of a sum after which it goes to FP32, a multiple of 32 "
+        "(0: never; 128 is DeepSeek-V3's)");
   visit("steps", o.steps, kRun, "Optimizer steps in all");
   visit("minutes", o.minutes, kRun,
         "Instead of --steps: as many as a short timing says fit; then fixed and printed");
@@ -184,7 +194,14 @@ void visit_fields(Opt& o, Visit&& visit) {
         "Checkpoints that are kept there for good: of steps that are multiples of this");
   visit("keep-best", o.keep_best, kLeave,
         "Keep in best/ the checkpoint that reads the held-out text best");
+  visit(
+      "save-format", o.save_format, kRun,
+      "Weights of checkpoints: bf16, or fp8 (linear layers in E4M3 with a scale for each block of "
+      "128x128, as DeepSeek's files); what training goes on with is FP32 in either");
   visit("stop-at", o.stop_at, kLeave, "Save and leave after this step (0: at the end)");
+  visit("shadow-bf16", o.shadow_bf16, kLeave,
+        "--precision fp8: every so many steps, the step's loss in BF16, too, beside its own (0: "
+        "never)");
   visit("tensorboard", o.tensorboard, kLeave,
         "Also write the metrics as TensorBoard's event files, into tensorboard/ of the run");
   visit("sample-prompt", o.sample_prompt, kLeave, "What samples continue (default: nothing)");

@@ -68,11 +68,21 @@ double measured_peak(model::Precision precision) {
   return best;
 }
 
+// As it is saved, whatever it was read from.
+checkpoint::HfConfig saved_as(checkpoint::HfConfig config, const Options& options) {
+  config.model.quantization.reset();
+  if (options.save_format == "fp8") {
+    config.model.quantization = model::Fp8Blocks();
+    config.model.quantization->ue8m0 = fp8_recipe_of(options).scales == ScaleFormat::kPowerOfTwo;
+  }
+  return config;
+}
+
 class Run {
  public:
   Run(RunText text, checkpoint::HfConfig config, Options options, fs::path out)
       : text_(std::move(text)),
-        config_(std::move(config)),
+        config_(saved_as(std::move(config), options)),
         options_(std::move(options)),
         out_(std::move(out)),
         model_(config_.model, precision_of(options_)),
@@ -80,7 +90,6 @@ class Run {
                 options_.seq + 1 + config_.model.num_nextn_predict_layers,
                 options_.data_seed > 0 ? options_.data_seed : options_.seed,
                 Rewriting(options_.fim, options_.split_punctuation, text_.tokenizer())) {
-    config_.model.quantization.reset();  // saved in BF16, whatever it is read from
     model_.set_fp8(fp8_recipe_of(options_));
     identity_ = {text_.hash(), text_.tokenizer_hash(), std::string(ops::isa_name())};
   }
@@ -524,9 +533,13 @@ RunResult Run::train() {
   while (trainer_->done() < last && !interrupted()) {
     const auto start = Clock::now();
     start_profile();
+    const bool counts_fp8 = options_.precision == "fp8" && due(0, kPictures, trainer_->done() + 1);
+    if (counts_fp8) ops::start_quantize_counts();
     const StepReport report = trainer_->step(
         due(0, kNorms, trainer_->done() + 1) ? Trainer::Look::kModules : Trainer::Look::kUsual);
     const std::vector<ProfileEntry> profile = finish_profile();
+    const std::vector<ops::QuantizeCounts> counts =
+        counts_fp8 ? ops::finish_quantize_counts() : std::vector<ops::QuantizeCounts>();
     // Written, or not: a full disk should not be learned of at the end.
     if (saving_.valid() && saving_.wait_for(0s) == std::future_status::ready) finish_save();
     if (report.spike.spike) {
@@ -537,6 +550,7 @@ RunResult Run::train() {
     const double now = static_cast<double>(report.tokens) / seconds_since(start);
     rate = rate == 0 ? now : 0.9 * rate + 0.1 * now;
     write_step(report, profile, now);
+    if (!counts.empty()) metrics_->write(fp8_event(report.step, counts));
     show(report, rate, line);
     if (report.step == options_.steps) continue;
     if (due(options_.eval_every, 10, report.step)) evaluate_now(false, line);

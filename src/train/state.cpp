@@ -1,5 +1,6 @@
 #include "train/state.h"
 
+#include <algorithm>
 #include <cstring>
 #include <set>
 
@@ -8,6 +9,7 @@
 #include "base/version.h"
 #include "checkpoint/checksums.h"
 #include "checkpoint/json.h"
+#include "checkpoint/quantize.h"
 #include "model/cost.h"
 #include "ops/elementwise.h"
 #include "text/tokenizer.h"
@@ -19,6 +21,20 @@ constexpr const char* kStateFile = "trainer_state.json";
 constexpr const char* kModelFile = "model.safetensors";
 constexpr const char* kOptimizerFile = "optimizer.safetensors";
 constexpr const char* kAveragesFile = "ema.safetensors";
+constexpr std::string_view kMaster = "master.";
+
+// Whether `rounded` is what a file of weights makes of `master`.
+bool is_rounded(const model::Transformer& model, std::string_view name, const Tensor& master,
+                const Tensor& rounded) {
+  if (model.config().quantization && checkpoint::is_fp8_weight(name)) {
+    const auto codes = checkpoint::quantized(master, model.fp8().scales);
+    const OwnedTensor numbers(DType::kF32, master.shape());
+    dequantize_e4m3(numbers, codes.codes, codes.scale, kBlock128x128);
+    return std::ranges::equal(numbers.span<float>(), rounded.span<float>());
+  }
+  return std::ranges::equal(master.span<float>(), rounded.span<float>(), {},
+                            [](float x) { return static_cast<float>(bf16(x)); });
+}
 
 // Calls visit("master.NAME" | "m.NAME" | "v.NAME", tensor) for every piece of every weight.
 template <typename Visit>
@@ -32,7 +48,7 @@ void for_each_state(model::Transformer& model, Trainer& trainer, Visit&& visit) 
         const auto skip = static_cast<size_t>(at) * size_of(whole.dtype());
         return Tensor(static_cast<std::byte*>(whole.raw()) + skip, whole.dtype(), piece.shape);
       };
-      visit("master." + piece.name, piece.value);
+      visit(std::string(kMaster) + piece.name, piece.value);
       visit("m." + piece.name, part(moments.m));
       visit("v." + piece.name, part(moments.v));
       at += piece.shape.count();
@@ -182,14 +198,10 @@ void load_state(const fs::path& folder, model::Transformer& model, Trainer& trai
   const checkpoint::SafetensorsFile file(folder / kOptimizerFile);
   for_each_state(model, trainer, [&](const std::string& name, const Tensor& into) {
     const Tensor stored = file.tensor(name, into.dtype(), into.shape());
-    if (name.starts_with("master.")) {
-      // model.safetensors, loaded before, holds these rounded: both files must be of one save.
-      const auto rounded = into.span<float>(), master = stored.span<float>();
-      for (size_t i = 0; i < master.size(); ++i) {
-        if (static_cast<float>(bf16(master[i])) != rounded[i]) {
-          fail("{}: {} does not belong to model.safetensors beside it", file.path().string(), name);
-        }
-      }
+    // model.safetensors, loaded before, holds masters rounded: both files must be of one save.
+    if (name.starts_with(kMaster) &&
+        !is_rounded(model, name.substr(kMaster.size()), stored, into)) {
+      fail("{}: {} does not belong to model.safetensors beside it", file.path().string(), name);
     }
     std::memcpy(into.raw(), stored.raw(), into.bytes());
   });

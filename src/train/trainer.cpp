@@ -7,6 +7,7 @@
 
 #include "base/profile.h"
 #include "ops/not_finite.h"
+#include "train/shadow.h"
 
 namespace minke::train {
 namespace {
@@ -31,6 +32,7 @@ model::StepMemory step_memory(const model::ModelConfig& config, const Options& o
   auto out = model::step_memory(config, precision_of(options), micro_batch(options), options.seq,
                                 recompute_of(options), fp8_recipe_of(options));
   if (options.ema > 0) out.averages = out.weights;
+  if (options.shadow_bf16 > 0) out.operands += bf16_operand_bytes(config);
   out.moments = 2 * out.weights / sizeof(float) * size_of(moments_of(options));
   return out;
 }
@@ -167,6 +169,13 @@ StepReport Trainer::step(Look look) {
   };
   report.loss = finite ? mean(0) : std::numeric_limits<double>::quiet_NaN();
   for (size_t k = 1; k < sums.size(); ++k) report.mtp_loss.push_back(mean(k));
+  if (finite && options_.shadow_bf16 > 0 && report.step % options_.shadow_bf16 == 0) {
+    std::vector<model::Batch> batches;
+    for (int64_t first = 0; first < batch; first += micro_batch(options_)) {
+      batches.push_back(part(first, std::min(micro_batch(options_), batch - first)));
+    }
+    report.shadow_loss = loss_in_bf16(model_, batches, pass());
+  }
   const Profiled profiled("update");
   report.gradient_norm = finite ? optimizer_.gradient_norm() : report.loss;
   report.spike = guard_.score(report.loss, report.gradient_norm);

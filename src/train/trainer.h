@@ -6,6 +6,7 @@
 #pragma once
 
 #include <functional>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -48,8 +49,9 @@ struct StepReport {
   bool clipped = false;
   int64_t batch = 0, tokens = 0;  // sequences, and their positions
   std::vector<RouterLoad> routers;
-  std::vector<ModuleNorms> modules;  // where asked for
-  SpikeScore spike;                  // one: the step changed no weight, moment or bias
+  std::vector<ModuleNorms> modules;   // where asked for
+  std::optional<double> shadow_loss;  // of the same step in BF16, where --shadow-bf16 asks for it
+  SpikeScore spike;                   // one: the step changed no weight, moment or bias
 };
 
 class Trainer {

@@ -105,6 +105,9 @@ TEST(Metrics, AreWhatTheirSchemaSays) {
   expect_success(run_program(runs.flags(
       "spikes", {"--steps", "30", "--on-spike", "skip", "--spike-z", "0.5", "--lr", "1e-4"})));
   check_all("spikes");
+  expect_success(
+      run_program(runs.flags("fp8", {"--steps", "6", "--precision", "fp8", "--shadow-bf16", "2"})));
+  check_all("fp8");
   for (const auto& [kind, fields] : schema) {
     for (const auto& [path, field] : fields) {
       EXPECT_TRUE(seen[kind].contains(path)) << kind << ": " << path << " was never written";
@@ -117,6 +120,37 @@ TEST(Metrics, AreWhatTheirSchemaSays) {
   const std::string before = read_file(runs.path("run/metrics.jsonl"));
   expect_success(run_program({"train", "--resume", runs.path("run"), "--no-report"}));
   EXPECT_EQ(read_file(runs.path("run/metrics.jsonl")), before);
+}
+
+// FP8 rounds, so its loss is another, and hardly so; what is counted is all that is quantised.
+TEST(Metrics, Fp8IsWatched) {
+  const SmallRuns runs;
+  expect_success(
+      run_program(runs.flags("fp8", {"--steps", "6", "--precision", "fp8", "--shadow-bf16", "2"})));
+  int shadows = 0, counts = 0;
+  for (const json& event : events_of(runs, "fp8")) {
+    if (event["event"] == "step") {
+      EXPECT_EQ(event.contains("shadow"), event["step"].get<int>() % 2 == 0);
+      if (!event.contains("shadow")) continue;
+      ++shadows;
+      EXPECT_NE(event["shadow"]["difference"], 0);
+      EXPECT_LT(std::abs(event["shadow"]["difference"].get<double>()), 0.01);
+    } else if (event["event"] == "fp8") {
+      ++counts;
+      std::set<std::string> kinds;
+      for (const json& kind : event["kinds"]) {
+        kinds.insert(kind["kind"]);
+        EXPECT_GT(kind["saturated"], 0) << kind;
+        EXPECT_LE(kind["saturated"], kind["numbers"]) << kind;
+        EXPECT_GT(kind["least_scale"], 0) << kind;
+        EXPECT_LE(kind["least_scale"], kind["largest_scale"]) << kind;
+      }
+      EXPECT_EQ(kinds,
+                std::set<std::string>({"activations", "gradients", "swiglu_input", "weights"}));
+    }
+  }
+  EXPECT_EQ(shadows, 3);
+  EXPECT_EQ(counts, 6);
 }
 
 // Modules are all of the model, and phases all of a step.

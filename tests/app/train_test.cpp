@@ -435,6 +435,32 @@ TEST(Train, AModelIsTaughtToAnswer) {
   EXPECT_EQ(said.err.find("never tuned"), std::string::npos) << said.err;
 }
 
+// What goes on is the FP32 masters; what others read is FP8, as `minke quantize` writes it.
+TEST(Train, CheckpointsInFp8GoOnAsIfThereHadBeenNone) {
+  const SmallRuns runs;
+  for (const char* precision : {"bf16", "fp8"}) {
+    const std::string whole = fmt::format("whole-{}", precision),
+                      stopped = fmt::format("stopped-{}", precision);
+    std::vector<std::string> flags = {"--steps", "6", "--save-format", "fp8", "--precision",
+                                      precision};
+    expect_success(run_program(runs.flags(whole, flags)));
+    flags.insert(flags.end(), {"--stop-at", "3"});
+    expect_success(run_program(runs.flags(stopped, flags)));
+    expect_success(run_program({"train", "--resume", runs.path(stopped), "--no-report"}));
+    EXPECT_EQ(runs.state(stopped), runs.state(whole));
+    const std::string weights = read_file(runs.path(whole + "/checkpoint/model.safetensors"));
+    EXPECT_THAT(weights, testing::HasSubstr("o_proj.weight_scale_inv"));
+    EXPECT_THAT(read_file(runs.path(whole + "/checkpoint/config.json")),
+                testing::HasSubstr("weight_block_size"));
+    expect_success(run_program({"eval", runs.path(whole), "--data", runs.path("valid.txt")}));
+  }
+  // What is begun from it is saved as it asks for.
+  expect_success(run_program(runs.flags(
+      "again", {"--init", runs.path("whole-fp8"), "--model", "", "--steps", "2"})));
+  EXPECT_THAT(read_file(runs.path("again/checkpoint/config.json")),
+              testing::Not(testing::HasSubstr("weight_block_size")));
+}
+
 TEST(Train, ALockedFolderIsRefusedAndTheRunInItGoesOn) {
   const SmallRuns runs;
   Program program(runs.flags("run", {"--steps", "100000"}));

@@ -60,6 +60,25 @@ TEST(ModelFiles, Trap11BitsOfTheBiasSurvive) {
   }
 }
 
+// Codes of a file, whether they stay codes or become FP32 masters that nobody changes.
+TEST(ModelFiles, Fp8IsSavedAsItWasLoaded) {
+  const CheckpointFolder files(golden("v3-fp8"));
+  for (const Use use : {Use::kInference, Use::kTraining}) {
+    const TemporaryFolder folder;
+    Transformer model(read_config(golden("v3-fp8") / "config.json").model, Precision::kFp8);
+    load_weights(model, files, use);
+    save_weights(folder.path(), model);
+    const CheckpointFolder saved(folder.path());
+    ASSERT_EQ(saved.tensors().size(), files.tensors().size());
+    for (const auto& [tensor, file] : files.tensors()) {
+      const StoredTensor &a = files.stored(tensor), &b = saved.stored(tensor);
+      EXPECT_EQ(a.dtype, b.dtype) << tensor;
+      ASSERT_EQ(a.size, b.size) << tensor;
+      EXPECT_EQ(std::memcmp(a.data, b.data, a.size), 0) << tensor;
+    }
+  }
+}
+
 // FP8 checkpoints.
 
 // A copy of a golden whose every second tensor lies in another shard: a weight's scale as a rule in

@@ -50,7 +50,9 @@ inline Bits load_codes(const uint8_t* from, int n) {
 inline Bits load_pairs(const bf16* from) { return _mm512_loadu_si512(from); }
 inline void store_pairs(void* to, Bits pairs) { _mm512_storeu_si512(to, pairs); }
 inline Bits larger_halves(Bits a, Bits b) { return _mm512_max_epu16(a, b); }
+// c - a b, and a b - c, rounded once.
 inline Vec product_less(Vec a, Vec b, Vec c) { return {_mm512_fnmadd_ps(a.v, b.v, c.v)}; }
+inline Vec product_above(Vec a, Vec b, Vec c) { return {_mm512_fmsub_ps(a.v, b.v, c.v)}; }
 
 #elif defined(MINKE_TARGET_avx2)
 
@@ -104,7 +106,9 @@ inline void store_pairs(void* to, Bits pairs) {
   _mm256_storeu_si256(static_cast<__m256i*>(to), pairs);
 }
 inline Bits larger_halves(Bits a, Bits b) { return _mm256_max_epu16(a, b); }
+// c - a b, and a b - c, rounded once.
 inline Vec product_less(Vec a, Vec b, Vec c) { return {_mm256_fnmadd_ps(a.v, b.v, c.v)}; }
+inline Vec product_above(Vec a, Vec b, Vec c) { return {_mm256_fmsub_ps(a.v, b.v, c.v)}; }
 
 #else
 
@@ -147,6 +151,37 @@ inline Bits joined(Vec first, Vec second) {
   return either(right<16>(bits_of(first)), both(bits_of(second), all(0xffff0000)));
 }
 
+// The largest magnitude of some numbers, as bits: not below kInfinity where one is not finite.
+inline Bits widest(Bits so_far, const float* x, int64_t count) {
+  for_each_vector(
+      count, [&](int64_t i, int n) { so_far = larger(so_far, size_of_each(load_n(x + i, n))); });
+  return so_far;
+}
+inline Bits widest(Bits so_far, const bf16* x, int64_t count) {
+  int64_t i = 0;
+#if !defined(MINKE_TARGET_scalar)
+  Bits pairs = all(0);
+  for (; i + 2 * kLanes <= count; i += 2 * kLanes) {
+    pairs = larger_halves(pairs, both(load_pairs(x + i), all(0x7fff7fff)));
+  }
+  so_far = larger(so_far, larger(left<16>(pairs), both(pairs, all(0xffff0000))));
+#endif
+  for_each_vector(count - i, [&](int64_t j, int n) {
+    so_far = larger(so_far, size_of_each(load_n(x + i + j, n)));
+  });
+  return so_far;
+}
+
+inline float first_of(Vec x) {
+#if defined(MINKE_TARGET_avx512)
+  return _mm512_cvtss_f32(x.v);
+#elif defined(MINKE_TARGET_avx2)
+  return _mm256_cvtss_f32(x.v);
+#else
+  return x.v;
+#endif
+}
+
 // Scales of tiles whose largest magnitudes are `top` (as bits): as minke::e4m3_scale, and NaN where
 // top is not finite.
 inline Vec scales_of(Bits top, bool power_of_two) {
@@ -186,7 +221,7 @@ struct Quotient {
 #if !defined(MINKE_TARGET_scalar)
     if (kHow == Division::kCorrected) {
       const Vec near = fma(x, high, x * low);
-      return fma(product_less(near, scale, x), high, near);
+      return product_less(product_above(near, scale, x), high, near);  // -0 stays what it is
     }
     if (kHow == Division::kInverse) return x * high;
 #endif

@@ -10,37 +10,6 @@ namespace {
 
 inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
-// The largest magnitude of some numbers, as bits: not below kInfinity where one is not finite.
-inline Bits widest(Bits so_far, const float* x, int64_t count) {
-  for_each_vector(
-      count, [&](int64_t i, int n) { so_far = larger(so_far, size_of_each(load_n(x + i, n))); });
-  return so_far;
-}
-inline Bits widest(Bits so_far, const bf16* x, int64_t count) {
-  int64_t i = 0;
-#if !defined(MINKE_TARGET_scalar)
-  Bits pairs = all(0);
-  for (; i + 2 * kLanes <= count; i += 2 * kLanes) {
-    pairs = larger_halves(pairs, both(load_pairs(x + i), all(0x7fff7fff)));
-  }
-  so_far = larger(so_far, larger(left<16>(pairs), both(pairs, all(0xffff0000))));
-#endif
-  for_each_vector(count - i, [&](int64_t j, int n) {
-    so_far = larger(so_far, size_of_each(load_n(x + i + j, n)));
-  });
-  return so_far;
-}
-
-inline float first_of(Vec x) {
-#if defined(MINKE_TARGET_avx512)
-  return _mm512_cvtss_f32(x.v);
-#elif defined(MINKE_TARGET_avx2)
-  return _mm256_cvtss_f32(x.v);
-#else
-  return x.v;
-#endif
-}
-
 template <typename X, typename Q>
 inline void put_codes(uint8_t* to, const X* x, int64_t count, const Q& quotient) {
   for_each_vector(count, [&](int64_t i, int n) {
@@ -133,46 +102,12 @@ void dequantize(const Matrix& x, const Matrix& codes, const float* scale, int64_
   }
 }
 
-// The scale is a power of two, so numbers at and above 2^-14 of it lose 17 bits whatever it is;
-// those below are multiples of 2^-20 of it.
-void round_e5m6(const Matrix& x, int64_t begin, int64_t end) {
-  for (int64_t r = begin; r < end; ++r) {
-    bf16* row = row_of<bf16>(x, r);
-    for (int64_t c = 0; c < x.cols; c += kScaleBlock) {
-      const int64_t count = least(x.cols - c, kScaleBlock);
-      const uint32_t top = largest_of(widest(all(0), row + c, count));
-      if (top >= kInfinity) {
-        for (int64_t i = c; i < c + count; ++i) row[i].bits = 0x7fc0;
-        continue;
-      }
-      const float scale = e5m6_scale(first_of(vec_of(all(top))));
-#if defined(MINKE_TARGET_scalar)
-      for (int64_t i = c; i < c + count; ++i) {
-        store(row + i, {e5m6_decode(e5m6_encode(load(row + i).v / scale)) * scale});
-      }
-#else
-      const Vec step = splat(scale * 0x1p-20F);
-      const Bits normal = bits_of(splat(scale * 0x1p-14F));
-      for_each_vector(count, [&](int64_t i, int n) {
-        const Bits bits = bits_of(load_n(row + c + i, n));
-        const Bits sign = both(bits, all(~kSize)), size = both(bits, all(kSize));
-        const Bits odd = both(right<17>(size), all(1));
-        const Bits carried = both(plus(size, plus(odd, all(0xffff))), all(~0x1ffffU));
-        const Bits small = bits_of(float_of(nearest(vec_of(size) / step)) * step);
-        store_n(row + c + i, vec_of(either(where_less(size, normal, small, carried), sign)), n);
-      });
-#endif
-    }
-  }
-}
-
 }  // namespace
 
 const QuantizeKernels& quantize_kernels() {
   static constexpr QuantizeKernels kTable{{quantize_rows<float>, quantize_rows<bf16>},
                                           {quantize_block<float>, quantize_block<bf16>},
-                                          {dequantize<float>, dequantize<bf16>},
-                                          round_e5m6};
+                                          {dequantize<float>, dequantize<bf16>}};
   return kTable;
 }
 

@@ -38,9 +38,6 @@ struct QuantizeKernels {
   // x (FP32, BF16) = code * scale, in tiles of 1x128.
   void (*dequantize[2])(const Matrix& x, const Matrix& codes, const float* scale,
                         int64_t scale_stride, int64_t begin, int64_t end);
-  // Rounds to E5M6 times a power of two for each tile of 1x128, in place; NaN where a tile is not
-  // finite.
-  void (*round_e5m6)(const Matrix& x, int64_t begin, int64_t end);
 };
 MINKE_DECLARE_KERNELS(QuantizeKernels, quantize_kernels)
 
