@@ -217,6 +217,8 @@ struct Quotient {
     if (kHow == Division::kCorrected) low = product_less(high, scale, splat(1.0F)) * high;
 #endif
   }
+  Quotient(float by, float inverse, float rest)
+      : scale(splat(by)), high(splat(inverse)), low(splat(rest)) {}
   Vec operator()(Vec x) const {
 #if !defined(MINKE_TARGET_scalar)
     if (kHow == Division::kCorrected) {

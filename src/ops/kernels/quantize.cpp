@@ -38,29 +38,51 @@ inline void put_numbers(bf16* to, const bf16* x, int64_t count, const Q& quotien
   });
 }
 
+// Tiles of a row that are measured before any is quantised: a tile alone would wait for its largest
+// number, its scale and the inverse of that, one after the other.
+constexpr int64_t kTiles = kLanes;
+struct Tiles {
+  alignas(64) uint32_t top[kTiles] = {};
+  alignas(64) float scale[kTiles], high[kTiles], low[kTiles];
+
+  template <typename X>
+  Tiles(const X* x, int64_t columns, bool power_of_two) {
+    for (int64_t t = 0; t * kScaleBlock < columns; ++t) {
+      const int64_t count = least(columns - t * kScaleBlock, kScaleBlock);
+      top[t] = largest_of(widest(all(0), x + t * kScaleBlock, count));
+    }
+    const Vec scales = scales_of(bits_of(load(reinterpret_cast<const float*>(top))), power_of_two);
+    const Quotient<Division::kCorrected> quotient(scales);
+    store(scale, quotient.scale);
+    store(high, quotient.high);
+    store(low, quotient.low);
+  }
+};
+
 template <typename X>
 void quantize_rows(const QuantizeRows& q, int64_t begin, int64_t end) {
-  for (int64_t r = begin; r < end; ++r) {
-    const X* x = row_of<X>(q.x, r);
-    auto* codes = q.codes.data != nullptr ? row_of<uint8_t>(q.codes, r) : nullptr;
-    auto* numbers = q.numbers.data != nullptr ? row_of<bf16>(q.numbers, r) : nullptr;
-    for (int64_t c = 0; c < q.x.cols; c += kScaleBlock) {
-      const int64_t count = least(q.x.cols - c, kScaleBlock);
-      const uint32_t top = largest_of(widest(all(0), x + c, count));
-      const float scale = first_of(scales_of(all(top), q.power_of_two));
-      q.scale[r * q.scale_stride + c / kScaleBlock] = scale;
-      if (top >= kInfinity) {
-        if (codes != nullptr) __builtin_memset(codes + c, 0, static_cast<size_t>(count));
-        if (numbers != nullptr) {
-          for (int64_t i = c; i < c + count; ++i) numbers[i].bits = 0;
+  for (int64_t i = begin; i < end; ++i) {
+    for (int64_t first = 0; first < q.x.cols; first += kTiles * kScaleBlock) {
+      const int64_t columns = least(q.x.cols - first, kTiles * kScaleBlock);
+      const X* x = row_of<X>(q.x, i) + first;
+      const Tiles tiles(x, columns, q.power_of_two);
+      auto* codes = q.codes.data != nullptr ? row_of<uint8_t>(q.codes, i) + first : nullptr;
+      auto* numbers = q.numbers.data != nullptr ? row_of<bf16>(q.numbers, i) + first : nullptr;
+      float* scale = q.scale + i * q.scale_stride + first / kScaleBlock;
+      for (int64_t t = 0, c = 0; c < columns; ++t, c += kScaleBlock) {
+        const int64_t count = least(columns - c, kScaleBlock);
+        scale[t] = tiles.scale[t];
+        if (tiles.top[t] >= kInfinity) {
+          if (codes != nullptr) __builtin_memset(codes + c, 0, static_cast<size_t>(count));
+          for (int64_t j = c; numbers != nullptr && j < c + count; ++j) numbers[j].bits = 0;
+          continue;
         }
-        continue;
+        with_division(division_by(scale[t], scale[t], q.power_of_two), [&](auto how) {
+          const Quotient<how()> quotient(tiles.scale[t], tiles.high[t], tiles.low[t]);
+          if (codes != nullptr) put_codes(codes + c, x + c, count, quotient);
+          if (numbers != nullptr) put_numbers(numbers + c, x + c, count, quotient);
+        });
       }
-      with_division(division_by(scale, scale, q.power_of_two), [&](auto how) {
-        const Quotient<how()> quotient(splat(scale));
-        if (codes != nullptr) put_codes(codes + c, x + c, count, quotient);
-        if (numbers != nullptr) put_numbers(numbers + c, x + c, count, quotient);
-      });
     }
   }
 }
