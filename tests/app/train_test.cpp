@@ -441,8 +441,8 @@ TEST(Train, CheckpointsInFp8GoOnAsIfThereHadBeenNone) {
   for (const char* precision : {"bf16", "fp8"}) {
     const std::string whole = fmt::format("whole-{}", precision),
                       stopped = fmt::format("stopped-{}", precision);
-    std::vector<std::string> flags = {"--steps", "6", "--save-format", "fp8", "--precision",
-                                      precision};
+    std::vector<std::string> flags = {"--steps", "6",           "--save-format",
+                                      "fp8",     "--precision", precision};
     expect_success(run_program(runs.flags(whole, flags)));
     flags.insert(flags.end(), {"--stop-at", "3"});
     expect_success(run_program(runs.flags(stopped, flags)));
@@ -455,8 +455,8 @@ TEST(Train, CheckpointsInFp8GoOnAsIfThereHadBeenNone) {
     expect_success(run_program({"eval", runs.path(whole), "--data", runs.path("valid.txt")}));
   }
   // What is begun from it is saved as it asks for.
-  expect_success(run_program(runs.flags(
-      "again", {"--init", runs.path("whole-fp8"), "--model", "", "--steps", "2"})));
+  expect_success(run_program(
+      runs.flags("again", {"--init", runs.path("whole-fp8"), "--model", "", "--steps", "2"})));
   EXPECT_THAT(read_file(runs.path("again/checkpoint/config.json")),
               testing::Not(testing::HasSubstr("weight_block_size")));
 }
