@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <memory>
 #include <set>
 
@@ -186,7 +187,7 @@ DraftBench bench_draft(infer::LoadedModel& loaded, std::span<const int32_t> toke
     }
     for (const DraftWidthBench& b : out.widths) {
       if (b.width < 1) continue;
-      const auto given = static_cast<int64_t>(b.tokens + 0.5);
+      const int64_t given = std::llround(b.tokens);
       draft[static_cast<size_t>(b.width)].push_back(reader.draft(b.width, given));
     }
     reader.read(1);

@@ -5,8 +5,11 @@
 #include <gmock/gmock.h>
 
 #include <algorithm>
+#include <chrono>
 #include <fstream>
+#include <functional>
 #include <nlohmann/json.hpp>
+#include <thread>
 
 #include "app/run_program.h"
 #include "base/rng.h"
@@ -131,6 +134,22 @@ void expect_fault(const Said& said, const Parts&... parts) {
   const std::string fault = said.err.substr(at);
   EXPECT_EQ(std::ranges::count(fault, '\n'), 1) << fault;
   EXPECT_THAT(fault, testing::AllOf(testing::HasSubstr(parts)...));
+}
+
+inline void wait_until(const std::function<bool()>& done) {
+  for (int i = 0; i < 3000 && !done(); ++i)
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  ASSERT_TRUE(done()) << "half a minute has passed";
+}
+
+inline int64_t lines_of(const fs::path& path) {
+  if (!fs::exists(path)) return 0;
+  const std::string text = read_file(path);
+  return std::ranges::count(text, '\n');
+}
+
+inline nlohmann::json state_of(const SmallRuns& runs, const std::string& out) {
+  return nlohmann::json::parse(read_file(runs.path(out + "/checkpoint/trainer_state.json")));
 }
 
 }  // namespace minke

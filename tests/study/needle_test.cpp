@@ -82,7 +82,7 @@ model::ModelConfig copying_config() {
 
 // What it learned is to look back as far as a row repeats: 15 tokens. So it finds a needle that was
 // told just before the end, and no other. A guess is right in one of 37 places.
-TEST(Needle, AModelThatLearnedToCopyFindsItAsFarAsItLooksBack) {
+TEST(NeedleSlow, AModelThatLearnedToCopyFindsItAsFarAsItLooksBack) {
   train::Options options = train::tiny_options();
   options.seq = 48;
   options.batch = 16;
