@@ -29,7 +29,7 @@ std::optional<SourceFile> recognise(const fs::path& path) {
 }
 
 fs::path keep_standard_input(const fs::path& keep, bool lines, StandardInput how) {
-  const fs::path path = keep / (lines ? "stdin.jsonl" : "stdin.txt");
+  fs::path path = keep / (lines ? "stdin.jsonl" : "stdin.txt");
   if (how == StandardInput::kKept) {
     if (!fs::exists(path)) fail("{}: standard input was not kept there", path.string());
     return path;

@@ -12,7 +12,6 @@ using checkpoint::SafetensorsWriter;
 using checkpoint::TensorSpec;
 using nlohmann::json;
 using testing::HasSubstr;
-using testing::Not;
 
 constexpr const char* kExtra = "vision.self_attn.q_proj.weight";
 const std::string kBytes = "forty bytes that no model computes with.";
@@ -21,7 +20,7 @@ class ExtraTensors : public SmallModel {
  protected:
   // A copy of the checkpoint with one tensor more.
   std::string with_extra() const {
-    const std::string folder = edited("config.json", [](json&) {});
+    std::string folder = edited("config.json", [](json&) {});
     fs::remove(folder + "/checksums.json");
     const SafetensorsFile file(folder + "/model.safetensors");
     std::vector<TensorSpec> specs = {{kExtra, "F16", {4, 5}}};

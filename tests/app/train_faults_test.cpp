@@ -1,6 +1,4 @@
 // minke train on what is wrong: text, settings, folders, disks, runs of others.
-#include <unistd.h>
-
 #include "app/small_run.h"
 #include "base/small_disk.h"
 

@@ -1,6 +1,4 @@
 // minke train as a user runs it: runs that stop, are killed and go on.
-#include <unistd.h>
-
 #include <chrono>
 #include <set>
 #include <thread>

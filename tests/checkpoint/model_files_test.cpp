@@ -130,7 +130,8 @@ TEST(ModelFiles, CodesThatCannotBeAreErrors) {
   const CheckpointFolder files(golden("v3-fp8"));
   const std::string name = "model.layers.0.self_attn.o_proj.weight", scale = name + "_scale_inv";
   // The same file, of which one tensor is left out, renamed or changed.
-  const auto expect_error = [&](const auto& edit, model::ModelConfig with, const auto&... parts) {
+  const auto expect_error = [&](const auto& edit, const model::ModelConfig& with,
+                                const auto&... parts) {
     const TemporaryFolder folder;
     std::vector<TensorSpec> specs;
     for (const auto& [tensor, file] : files.tensors()) {

@@ -27,8 +27,9 @@ TEST_P(Fp8Golden, CodesAndScalesOfTilesAreEqual) {
     const std::string suffix = format == ScaleFormat::kF32 ? "" : "_pow2";
     for (const std::string name : {"x", "dy"}) {
       const Tensor x = golden().at(name);
-      const Tensor codes = golden().at(name + "_1x128" + suffix + ".codes");
-      const Tensor scale = golden().at(name + "_1x128" + suffix + ".scale_inv");
+      const std::string tiles = name + std::string("_1x128").append(suffix);
+      const Tensor codes = golden().at(tiles + ".codes");
+      const Tensor scale = golden().at(tiles + ".scale_inv");
       const OwnedTensor got(DType::kE4M3, x.shape()), got_scale(DType::kF32, scale.shape());
       quantize_rows(got, got_scale, x, 0, format);
       EXPECT_EQ(std::memcmp(got.raw(), codes.raw(), codes.bytes()), 0) << name << suffix;

@@ -1,10 +1,10 @@
 #include "train/data.h"
 
-#include <signal.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <atomic>
+#include <csignal>
 #include <set>
 
 #include "base/rng.h"

@@ -1,6 +1,7 @@
 // Fill in the middle and split tokens: nothing of a text is lost, and every draw is one.
 #include "train/rewriting.h"
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -98,7 +99,7 @@ TEST(Rewriting, FimIsThePrefixTheSuffixAndWhatWasBetween) {
     for (uint64_t epoch = 0; epoch < 300; ++epoch) {
       const Rewritten got = rewrite(how, document, epoch);
       const auto [prefix, suffix, middle] = parts_of(got.tokens);
-      ASSERT_EQ(prefix + middle + suffix, text);
+      ASSERT_EQ(fmt::format("{}{}{}", prefix, middle, suffix), text);
       for (const std::string& part : {prefix, suffix, middle}) {
         ASSERT_EQ(find_invalid_utf8(part), std::string::npos);
       }
@@ -117,8 +118,8 @@ TEST(Rewriting, FimOfTheShortestTexts) {
     std::set<std::string> cuts;
     for (uint64_t epoch = 0; epoch < 400; ++epoch) {
       const auto [prefix, suffix, middle] = parts_of(rewrite(how, document_of(text), epoch).tokens);
-      ASSERT_EQ(prefix + middle + suffix, text);
-      cuts.insert(prefix + "|" + middle + "|" + suffix);
+      ASSERT_EQ(fmt::format("{}{}{}", prefix, middle, suffix), text);
+      cuts.insert(fmt::format("{}|{}|{}", prefix, middle, suffix));
     }
     EXPECT_EQ(cuts.size(), std::string_view(text) == "ab" ? 6 : 3);
   }
