@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include "checkpoint/hf_config.h"
 #include "train/sizes.h"
 #include "train/tiny.h"
 
@@ -63,25 +64,7 @@ TEST(StepMemory, IsWhatAStepTakes) {
 }
 
 model::ModelConfig v3_shape() {
-  model::ModelConfig c;
-  c.vocab_size = 129280;
-  c.hidden_size = 7168;
-  c.num_hidden_layers = 61;
-  c.num_attention_heads = 128;
-  c.q_lora_rank = 1536;
-  c.kv_lora_rank = 512;
-  c.qk_nope_head_dim = c.v_head_dim = 128;
-  c.qk_rope_head_dim = 64;
-  c.intermediate_size = 18432;
-  c.moe_intermediate_size = 2048;
-  c.n_routed_experts = 256;
-  c.n_shared_experts = 1;
-  c.num_experts_per_tok = 8;
-  c.first_k_dense_replace = 3;
-  c.n_group = 8;
-  c.topk_group = 4;
-  c.num_nextn_predict_layers = 1;
-  return c;
+  return checkpoint::read_config(fs::path(MINKE_GOLDEN_DIR) / "configs/deepseek-v3.json").model;
 }
 
 // What FP8 is for on a CPU: at most 0.75 of BF16's activations at the same level, and with the
