@@ -18,11 +18,20 @@ struct ProductError {
 };
 std::vector<ProductError> fp8_products();
 
+// How far a run's losses are from another's over the last half of the steps, relative to the
+// other's. The report's figure smooths both curves first, by an exponential moving average.
+inline constexpr double kLossSmoothing = 0.9;
+struct LossDifference {
+  double smoothed = 0, worst = 0;  // mean and largest magnitude, of smoothed losses
+  double raw = 0, bias = 0;        // mean magnitude, and mean with its sign, of each step's
+};
+std::vector<double> smoothed(const std::vector<double>& losses);
+LossDifference loss_difference(const std::vector<double>& losses, const std::vector<double>& other);
+
 struct Fp8Runs {
   bool finished = false;  // all three runs are; if not, another call goes on
-  // Means of |loss - loss in BF16| / loss in BF16 over the last half of the steps, and of the same
-  // with its sign: of FP8, and of BF16 that reads its data in another order.
-  double fp8 = 0, fp8_signed = 0, floor = 0, floor_signed = 0;
+  // From BF16: of FP8, and of BF16 that reads its data in another order.
+  LossDifference fp8, other_order;
 };
 // Trains in `out`/bf16, `out`/fp8 and `out`/other-order, going on where they are; writes
 // `out`/fp8.html.

@@ -30,6 +30,18 @@ TEST(Reproduce, ThreeRunsAreComparedAndNotRunAgain) {
   expect_success(again);
   EXPECT_EQ(again.out, first.out);
   EXPECT_THAT(read_file(runs.path("fp8-runs/fp8/metrics.jsonl")), testing::StartsWith(metrics));
+
+  line.emplace_back("--json");
+  const Said said = run_program(line);
+  expect_success(said);
+  const auto object = nlohmann::json::parse(said.out);
+  EXPECT_GT(object.at("products").size(), 10U);
+  for (const char* of : {"fp8", "another_data_order"}) {
+    const auto& difference = object.at(of);
+    EXPECT_GT(difference.at("smoothed"), 0) << of;
+    EXPECT_GE(difference.at("worst_smoothed"), difference.at("smoothed")) << of;
+    EXPECT_GE(difference.at("raw"), std::abs(difference.at("signed").get<double>())) << of;
+  }
 }
 
 TEST(Reproduce, RunsNeedAFolder) {
