@@ -67,7 +67,7 @@ function(minke_kernels room)
   set(flags_scalar "")
   set(flags_avx2 -mavx2 -mfma -mf16c -mbmi2)
   set(flags_avx512 ${flags_avx2} -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vbmi -mavx512bf16
-      -mprefer-vector-width=512)
+      -mavx512vnni -mprefer-vector-width=512)
   foreach(set scalar avx2 avx512)
     add_library(minke_${room}_${set} OBJECT ${sources})
     target_include_directories(minke_${room}_${set} PRIVATE ${CMAKE_SOURCE_DIR}/src)

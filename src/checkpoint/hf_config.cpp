@@ -234,7 +234,9 @@ std::optional<Fp8Blocks> read_quantization(const Json& root) {
            expected);
     }
   };
-  check_value("quant_method", "fp8");
+  // Files with integers are this program's own: no other may take them for FP8.
+  const bool ours = object->contains("experts_bits") || object->contains("head_bits");
+  check_value("quant_method", ours ? "minke" : "fp8");
   if (object->contains("fmt")) check_value("fmt", "e4m3");
   if (object->contains("activation_scheme")) check_value("activation_scheme", "dynamic");
   Fp8Blocks blocks;
@@ -249,6 +251,8 @@ std::optional<Fp8Blocks> read_quantization(const Json& root) {
     if (*format != "ue8m0") fail("{}scale_fmt is {}, expected ue8m0", prefix, shown(*format));
     blocks.ue8m0 = true;
   }
+  get_if_there(*object, prefix, "experts_bits", blocks.expert_bits);
+  get_if_there(*object, prefix, "head_bits", blocks.head_bits);
   return blocks;
 }
 
@@ -304,7 +308,13 @@ void put_quantization(Json& root, const std::optional<Fp8Blocks>& blocks) {
   if (!object.is_object()) object = Json::object();
   put(object, "activation_scheme", "dynamic");
   put(object, "fmt", "e4m3");
-  put(object, "quant_method", "fp8");
+  put(object, "quant_method", blocks->expert_bits + blocks->head_bits > 0 ? "minke" : "fp8");
+  const auto put_bits = [&](const char* key, int64_t bits) {
+    object.erase(key);
+    if (bits > 0) put(object, key, bits);
+  };
+  put_bits("experts_bits", blocks->expert_bits);
+  put_bits("head_bits", blocks->head_bits);
   put(object, "weight_block_size", std::vector<int64_t>{blocks->rows, blocks->cols});
   if (blocks->ue8m0) {
     put(object, "scale_fmt", "ue8m0");

@@ -8,6 +8,7 @@
 #include "checkpoint/quantize.h"
 #include "checkpoint/stored_values.h"
 #include "ops/elementwise.h"
+#include "tensor/integers.h"
 #include "tensor/scales.h"
 
 namespace minke::checkpoint {
@@ -74,6 +75,23 @@ bool may_be_codes(const model::ModelConfig& config, const model::Weight& weight,
           piece.name.find(".mlp.") != std::string::npos);
 }
 
+// A piece of integers and its scales, in whatever shard.
+void load_integers(const model::Weight& weight, model::Piece& piece, DType format,
+                   const CheckpointFolder& files) {
+  const Tensor stored = files.tensor(piece.name, format, int_codes_shape(piece.shape, format));
+  const std::string name = integer_scale_name(piece.name);
+  const Tensor scale = files.tensor(name, DType::kBF16, int_scale_shape(piece.shape, format));
+  for (const bf16 s : scale.span<bf16>()) {
+    if (!std::isfinite(static_cast<float>(s))) {
+      fail("{}: {}: holds {}, expected finite scales", files.file_of(name).path().string(), name,
+           static_cast<float>(s));
+    }
+  }
+  if (weight.owned()) return dequantize_integers(piece.value, stored, scale);
+  piece.value = stored;
+  piece.scale = scale;
+}
+
 void load_piece(const model::ModelConfig& config, const model::Weight& weight, model::Piece& piece,
                 const CheckpointFolder& files) {
   if (!files.contains(piece.name)) {
@@ -81,6 +99,9 @@ void load_piece(const model::ModelConfig& config, const model::Weight& weight, m
          piece.name.find(".enorm.") != std::string::npos
              ? "; a file without its MTP layer needs num_nextn_predict_layers 0 in config.json"
              : "");
+  }
+  if (const auto format = integers_of(config, piece.name)) {
+    return load_integers(weight, piece, *format, files);
   }
   const Tensor stored =
       checked(files, piece.name, piece.shape, may_be_codes(config, weight, piece));
@@ -100,7 +121,7 @@ void load_piece(const model::ModelConfig& config, const model::Weight& weight, m
 void check_alike(const model::Weight& weight, const CheckpointFolder& files) {
   const model::Piece& first = weight.pieces().front();
   for (const model::Piece& piece : weight.pieces()) {
-    if (weight.codes() == (piece.value.dtype() == DType::kE4M3)) continue;
+    if (weight.integers() || weight.codes() == (piece.value.dtype() == DType::kE4M3)) continue;
     fail("{}: {} is {} and {} is {}: what is computed together must be quantised together",
          files.path().string(), first.name, name_of(first.value.dtype()), piece.name,
          name_of(piece.value.dtype()));
@@ -115,12 +136,18 @@ std::set<std::string, std::less<>> known_names(model::Transformer& architecture,
       known.insert(piece.name);
       const bool codes = files.contains(piece.name) && files.stored(piece.name).dtype == "F8_E4M3";
       if (codes) known.insert(scale_name(piece.name));
+      if (integers_of(architecture.config(), piece.name)) {
+        known.insert(integer_scale_name(piece.name));
+      }
     }
   });
   architecture.for_each_router([&](int64_t, const model::Router& router) {
     if (router.has_bias()) known.insert(router.bias_name);
   });
-  for (const auto& [copy, original] : repeated_names(architecture.config())) known.insert(copy);
+  for (const auto& [copy, original] : repeated_names(architecture.config())) {
+    known.insert(copy);
+    if (integers_of(architecture.config(), copy)) known.insert(integer_scale_name(copy));
+  }
   return known;
 }
 
@@ -214,15 +241,20 @@ std::vector<TensorToWrite> weights_to_save(model::Transformer& model) {
         out.push_back({scale_name(piece.name), piece.value, DType::kF32, As::kScales, scales});
         continue;
       }
-      add(piece.name, piece.value, weight.codes() ? DType::kE4M3 : DType::kBF16);
+      const bool quantized = weight.codes() || weight.integers();
+      add(piece.name, piece.value, quantized ? piece.value.dtype() : DType::kBF16);
       if (weight.codes()) add(scale_name(piece.name), piece.scale, DType::kF32);
+      if (weight.integers()) add(integer_scale_name(piece.name), piece.scale, DType::kBF16);
     }
   });
   model.for_each_router([&](int64_t, model::Router& router) {
     if (router.has_bias()) add(router.bias_name, router.bias_E, DType::kF32);
   });
   for (const auto& [copy, original] : repeated_names(model.config())) {
-    add(copy, values.at(original), DType::kBF16);
+    const Tensor value = values.at(original);
+    add(copy, value, is_integers(value.dtype()) ? value.dtype() : DType::kBF16);
+    const auto scale = values.find(integer_scale_name(original));
+    if (scale != values.end()) add(integer_scale_name(copy), Tensor(scale->second), DType::kBF16);
   }
   return out;
 }

@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "base/thread_pool.h"
 #include "checkpoint/stored_values.h"
+#include "tensor/integers.h"
 
 namespace minke::checkpoint {
 namespace {
@@ -57,11 +58,54 @@ Fp8Matrix quantized(const Tensor& x, ScaleFormat format) {
 
 namespace {
 
-Fp8Matrix read_quantized(const CheckpointFolder& files, const StoredTensor& stored) {
+// What a tensor becomes, and what its scales are.
+struct Form {
+  DType format;
+  std::string scale_name;
+  TensorSpec codes, scale;
+  Form(const model::ModelConfig& config, const std::string& name, const Shape& shape) {
+    if (const auto integers = integers_of(config, name)) {
+      format = *integers;
+      scale_name = integer_scale_name(name);
+      codes = {name, format, int_codes_shape(shape, format)};
+      scale = {scale_name, DType::kBF16, int_scale_shape(shape, format)};
+    } else {
+      format = DType::kE4M3;
+      scale_name = checkpoint::scale_name(name);
+      codes = {name, format, shape};
+      scale = {scale_name, DType::kF32, scale_shape(shape, kBlock128x128)};
+    }
+  }
+};
+
+struct Codes {
+  OwnedTensor codes, scale;
+};
+
+Codes as_integers(const Tensor& x, DType format) {
+  const Shape shape = x.shape();
+  Codes out{OwnedTensor(format, int_codes_shape(shape, format)),
+            OwnedTensor(DType::kBF16, int_scale_shape(shape, format))};
+  parallel_for(shape[0], kBlock128x128.rows, [&](int64_t begin, int64_t end) {
+    const int64_t rows = end - begin;
+    quantize_integers(out.codes.rows(begin, rows), out.scale.rows(begin, rows),
+                      x.rows(begin, rows));
+  });
+  return out;
+}
+
+bool is_quantized(const model::ModelConfig& config, const std::string& name) {
+  return is_fp8_weight(name) || integers_of(config, name);
+}
+
+Codes read_quantized(const CheckpointFolder& files, const StoredTensor& stored, DType format) {
   const Shape shape(stored.shape);
   std::vector<float> values = stored_values(files, stored.name, shape);
+  const Tensor x(values.data(), shape);
   try {
-    return quantized(Tensor(values.data(), shape), ScaleFormat::kF32);
+    if (is_integers(format)) return as_integers(x, format);
+    Fp8Matrix fp8 = quantized(x, ScaleFormat::kF32);
+    return {std::move(fp8.codes), std::move(fp8.scale)};
   } catch (const Error& error) {
     fail("{}: {}: {}", files.file_of(stored.name).path().string(), stored.name, error.what());
   }
@@ -70,36 +114,43 @@ Fp8Matrix read_quantized(const CheckpointFolder& files, const StoredTensor& stor
 // Names of tensors that stay as they are.
 using Extras = std::set<std::string, std::less<>>;
 
-std::vector<TensorSpec> specs_of(const SafetensorsFile& shard, const Extras& extras) {
+std::vector<TensorSpec> specs_of(const SafetensorsFile& shard, const Extras& extras,
+                                 const model::ModelConfig& config) {
   std::vector<TensorSpec> out;
   for (const auto& [name, stored] : shard.tensors()) {
-    if (!is_fp8_weight(name) || extras.contains(name)) {
+    if (!is_quantized(config, name) || extras.contains(name)) {
       out.push_back(stored);
       continue;
     }
     if (stored.shape.size() != 2) fail("{}: {}: not a matrix", shard.path().string(), name);
-    const Shape shape(stored.shape);
-    out.emplace_back(name, DType::kE4M3, shape);
-    out.emplace_back(scale_name(name), DType::kF32, scale_shape(shape, kBlock128x128));
+    const Form form(config, name, Shape(stored.shape));
+    out.push_back(form.codes);
+    out.push_back(form.scale);
   }
   return out;
 }
 
 void write_shard(const fs::path& path, const SafetensorsFile& shard, const CheckpointFolder& files,
-                 const Extras& extras, const std::function<void(uint64_t)>& on_bytes) {
-  SafetensorsWriter writer(path, specs_of(shard, extras));
+                 const Extras& extras, const model::ModelConfig& config,
+                 const std::function<void(uint64_t)>& on_bytes) {
+  SafetensorsWriter writer(path, specs_of(shard, extras, config));
+  std::map<std::string, std::string> weight_of;  // by the name of its scales
+  for (const auto& [name, stored] : shard.tensors()) {
+    if (!is_quantized(config, name) || extras.contains(name)) continue;
+    weight_of[Form(config, name, Shape(stored.shape)).scale_name] = name;
+  }
   for (const TensorSpec& spec : writer.order()) {
-    // Scales are written before codes: a weight is quantised for each, and never kept.
-    const bool is_scale = !shard.contains(spec.name);
-    const std::string name =
-        is_scale ? spec.name.substr(0, spec.name.size() - scale_name("").size()) : spec.name;
+    // Codes and scales are not written together: a weight is quantised for each, and never kept.
+    const bool is_scale = weight_of.contains(spec.name);
+    const std::string& name = is_scale ? weight_of.at(spec.name) : spec.name;
     const StoredTensor& stored = shard.stored(name);
-    if (!is_fp8_weight(name) || extras.contains(name)) {
+    if (!is_quantized(config, name) || extras.contains(name)) {
       writer.write_bytes(stored.span());
       on_bytes(stored.size);
       continue;
     }
-    const Fp8Matrix codes = read_quantized(files, stored);
+    const DType format = Form(config, name, Shape(stored.shape)).format;
+    const Codes codes = read_quantized(files, stored, format);
     writer.write(is_scale ? codes.scale : codes.codes);
     if (!is_scale) on_bytes(stored.size);
   }
@@ -121,12 +172,16 @@ bool is_fp8_weight(std::string_view name) {
   return std::ranges::any_of(kProjections, [&](auto p) { return name.ends_with(p); });
 }
 
-QuantizedSizes quantize_fp8(const fs::path& into, const CheckpointFolder& files,
-                            const HfConfig& config, Extra extra,
-                            const std::function<void(uint64_t)>& on_bytes) {
+QuantizedSizes quantize(const fs::path& into, const CheckpointFolder& files, const HfConfig& config,
+                        Extra extra, const model::Fp8Blocks& how,
+                        const std::function<void(uint64_t)>& on_bytes) {
   if (config.model.quantization) {
     fail("{}: its weights are FP8 already (quantization_config)", files.path().string());
   }
+  HfConfig quantized_config = config;
+  quantized_config.model.quantization = how;
+  const model::ModelConfig& to = quantized_config.model;
+  to.check();
   model::Transformer architecture(config.model, model::Precision::kBF16);
   const std::vector<StoredTensor> carried = extra_tensors(architecture, files, extra);
   list_extras(carried, "written as they are");
@@ -137,9 +192,9 @@ QuantizedSizes quantize_fp8(const fs::path& into, const CheckpointFolder& files,
   QuantizedSizes sizes;
   nlohmann::ordered_json map = nlohmann::ordered_json::object();
   for (const auto& [file, shard] : shards) {
-    write_shard(into / file, *shard, files, extras, on_bytes);
+    write_shard(into / file, *shard, files, extras, to, on_bytes);
     for (const auto& [name, stored] : shard->tensors()) sizes.before += stored.size;
-    for (const TensorSpec& spec : specs_of(*shard, extras)) {
+    for (const TensorSpec& spec : specs_of(*shard, extras, to)) {
       sizes.after += spec.bytes();
       map[spec.name] = file;
     }
@@ -149,8 +204,6 @@ QuantizedSizes quantize_fp8(const fs::path& into, const CheckpointFolder& files,
                                           {"weight_map", std::move(map)}};
     write_file_atomic(into / "model.safetensors.index.json", index.dump(2) + "\n");
   }
-  HfConfig quantized_config = config;
-  quantized_config.model.quantization = model::Fp8Blocks();
   write_file_atomic(into / "config.json", config_text(quantized_config));
   return sizes;
 }

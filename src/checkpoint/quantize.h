@@ -1,6 +1,10 @@
 // A checkpoint in FP8, as DeepSeek releases its own: weights of linear layers are E4M3 codes with
 // an FP32 scale for each 128x128 block (`<name>_scale_inv`); embedding, head, norms, routers with
 // their biases and MTP's eh_proj stay what they are, bit for bit. (V3 report, section 3.3)
+//
+// Or, where that is asked for, with integers in place of experts and head (tensor/integers.h):
+// codes I8 [out, in] or, of 4 bits, U8 [out, ceil(in / 2)], and `<name>_scale` BF16 [out, blocks of
+// in]. quantization_config then has quant_method "minke", which no other reader takes.
 #pragma once
 
 #include "checkpoint/hf_config.h"
@@ -23,12 +27,12 @@ struct QuantizedSizes {
   uint64_t before = 0, after = 0;  // bytes of numbers
 };
 
-// Writes the shards of `files` into folder `into`, each under its name, and their index where there
-// are several. Extra tensors that are kept stay bit for bit, whatever their names. Error: a model
-// that is FP8 already, a number that is not finite, what extra_tensors() refuses. on_bytes: bytes
-// of the source that were read since the last call.
-QuantizedSizes quantize_fp8(const fs::path& into, const CheckpointFolder& files,
-                            const HfConfig& config, Extra extra,
-                            const std::function<void(uint64_t)>& on_bytes);
+// Writes the shards of `files`, quantised as `how` says, into folder `into`, each under its name,
+// and their index where there are several. Extra tensors that are kept stay bit for bit, whatever
+// their names. Error: a model that is FP8 already, a number that is not finite, what
+// extra_tensors() refuses. on_bytes: bytes of the source that were read since the last call.
+QuantizedSizes quantize(const fs::path& into, const CheckpointFolder& files, const HfConfig& config,
+                        Extra extra, const model::Fp8Blocks& how,
+                        const std::function<void(uint64_t)>& on_bytes);
 
 }  // namespace minke::checkpoint

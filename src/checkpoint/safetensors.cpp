@@ -43,7 +43,7 @@ constexpr std::array<FormatDType, 21> kDTypes = {{
     {"F8_E5M2FNUZ", 8, {}},
     {"F8_E8M0", 8, {}},
     {"U8", 8, DType::kU8},
-    {"I8", 8, {}},
+    {"I8", 8, DType::kI8},
     {"BOOL", 8, {}},
     {"F6_E2M3", 6, {}},
     {"F4", 4, {}},
@@ -227,8 +227,8 @@ Tensor SafetensorsFile::tensor(std::string_view name) const {
   const StoredTensor& stored_tensor = stored(name);
   const std::optional<DType> dtype = known_dtype(stored_tensor).dtype;
   if (!dtype) {
-    fail("{}: {}: dtype is {}, expected F32, BF16, F8_E4M3, F64, I64, I32 or U8", path().string(),
-         name, stored_tensor.dtype);
+    fail("{}: {}: dtype is {}, expected F32, BF16, F8_E4M3, F64, I64, I32, U8 or I8",
+         path().string(), name, stored_tensor.dtype);
   }
   if (stored_tensor.shape.size() > Shape::kMaxRank) {
     fail("{}: {}: shape is {}, expected at most {} dimensions", path().string(), name,

@@ -20,6 +20,21 @@ void widen(std::span<float> out, std::span<const bf16> in) {
 
 std::string scale_name(const std::string& weight) { return weight + "_scale_inv"; }
 
+std::optional<DType> integers_of(const model::ModelConfig& config, std::string_view name) {
+  if (!config.quantization) return {};
+  const int64_t experts = config.quantization->expert_bits, head = config.quantization->head_bits;
+  const auto holds = [&](std::string_view part) { return name.find(part) != name.npos; };
+  if (name == "lm_head.weight" || name.ends_with(".shared_head.head.weight")) {
+    return head == 8 ? std::optional(DType::kI8) : std::nullopt;
+  }
+  if (experts == 0 || !name.ends_with("_proj.weight")) return {};
+  if (holds(".mlp.shared_experts.")) return DType::kI8;
+  if (!holds(".mlp.experts.")) return {};
+  return experts == 8 ? DType::kI8 : DType::kU8;
+}
+
+std::string integer_scale_name(const std::string& weight) { return weight + "_scale"; }
+
 std::vector<float> stored_values(const CheckpointFolder& files, const std::string& name,
                                  const Shape& shape) {
   const Tensor stored = files.tensor(name);

@@ -139,6 +139,11 @@ void ModelConfig::check() const {
   if (quantization) {
     check_size("quantization_config.weight_block_size[0]", quantization->rows, 1, kMaxWidth);
     check_size("quantization_config.weight_block_size[1]", quantization->cols, 1, kMaxWidth);
+    const int64_t experts = quantization->expert_bits, head = quantization->head_bits;
+    if (experts != 0 && experts != 4 && experts != 8) {
+      fail("quantization_config.experts_bits is {}, expected 4 or 8", experts);
+    }
+    if (head != 0 && head != 8) fail("quantization_config.head_bits is {}, expected 8", head);
   }
 }
 

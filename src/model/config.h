@@ -28,6 +28,10 @@ struct YarnScaling {
 struct Fp8Blocks {
   int64_t rows = 128, cols = 128;
   bool ue8m0 = false;  // scale_fmt: scales are powers of two
+  // What `minke quantize` may make of the experts' and the head's weights instead: integers of 8 or
+  // 4 bits with scales (tensor/integers.h); 0: what other files have. The shared experts and the
+  // head are of 8 bits where they are integers.
+  int64_t expert_bits = 0, head_bits = 0;
   friend bool operator==(const Fp8Blocks&, const Fp8Blocks&) = default;
 };
 

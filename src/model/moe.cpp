@@ -166,7 +166,9 @@ double Moe::forward(const Tensor& y_TD, const Tensor& x_TD, int64_t sequences, c
   s.gate_up.keep();
   s.h_RF = pass.cheapest().make(act, {R, down_.cols()});
   ops::swiglu(s.h_RF, s.gate_up.numbers, s.weight_R);
-  const ops::Matrix y_RD = x_R.numbers;  // the gathered input is done with
+  // The gathered input is done with, and its place is taken where it is as large.
+  const ops::Matrix y_RD =
+      format == DType::kI8 ? ops::Matrix(pass.scratch.make(act, {R, y_TD.dim(1)})) : x_R.numbers;
   {
     const Arena::Scope in_down(pass.scratch);
     const Left h = left_of(s.h_RF, format, 0, pass.fp8, pass.scratch);

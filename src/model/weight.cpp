@@ -137,14 +137,19 @@ void Weight::add_updates(const Tensor& m, const Tensor& v, const Tensor& average
 
 Tensor Weight::matrix_value(int64_t i, std::vector<OwnedTensor>& assembled) const {
   if (owned()) return master_.rows(i * rows_, rows_);
-  const auto each = static_cast<int64_t>(pieces_.size()) / count_;
-  const auto first = static_cast<size_t>(i * each);
-  if (each == 1) return pieces_[first].value;
-  assembled.emplace_back(pieces_[first].value.dtype(), Shape{rows_, cols_});
+  return stacked(i, &Piece::value, assembled);
+}
+
+// What the i-th matrix's pieces have of it, one below the other.
+Tensor Weight::stacked(int64_t i, Tensor Piece::*part, std::vector<OwnedTensor>& assembled) const {
+  const auto first = static_cast<size_t>(i * parts()), each = static_cast<size_t>(parts());
+  const Tensor& top = pieces_[first].*part;
+  if (each == 1) return top;
+  assembled.emplace_back(top.dtype(), Shape{rows_, top.dim(1)});
   const Tensor whole = assembled.back();
   int64_t row = 0;
-  for (size_t p = first; p < first + static_cast<size_t>(each); ++p) {
-    const Tensor& value = pieces_[p].value;
+  for (size_t p = first; p < first + each; ++p) {
+    const Tensor& value = pieces_[p].*part;
     if (value.dtype() == whole.dtype()) {
       std::memcpy(whole.rows(row, value.dim(0)).raw(), value.raw(), value.bytes());
     } else {
@@ -208,14 +213,20 @@ void Weight::place(Precision precision, std::byte* memory) {
 void Weight::add_fprop_jobs(int64_t i, PackJobs& jobs) const {
   const int64_t each = parts(), piece_rows = rows_ / each;
   if (owned() || each == 1 || piece_rows % ops::kPackRows != 0) {
-    jobs.by_rows.push_back({fprop(i), matrix_value(i, jobs.assembled)});
+    const Tensor value = matrix_value(i, jobs.assembled);
+    ops::PackJob job{fprop(i), value};
+    if (integers()) job.scales = stacked(i, &Piece::scale, jobs.assembled);
+    jobs.by_rows.push_back(job);
     return;
   }
   for (int64_t p = 0; p < each; ++p) {
     ops::Packed part = fprop(i);
     part.data += ops::packed_bytes(part.format, p * piece_rows, cols_);
     part.n = piece_rows;
-    jobs.by_rows.push_back({part, pieces_[static_cast<size_t>(i * each + p)].value});
+    const Piece& piece = pieces_[static_cast<size_t>(i * each + p)];
+    ops::PackJob job{part, piece.value};
+    if (integers()) job.scales = piece.scale;
+    jobs.by_rows.push_back(job);
   }
 }
 

@@ -13,6 +13,7 @@
 
 #include "ops/adamw.h"
 #include "ops/quantize.h"
+#include "tensor/integers.h"
 
 namespace minke::model {
 
@@ -30,8 +31,8 @@ std::string_view name_of(Precision p);
 struct Piece {
   std::string name;  // Hugging Face's
   Shape shape;       // [rows, cols], or [n] of a vector
-  Tensor value;      // FP32, BF16, or E4M3 codes; empty until it is loaded or made
-  Tensor scale;      // of codes: FP32, one for each block of 128x128
+  Tensor value;      // FP32, BF16, E4M3 codes, or integers; empty until it is loaded or made
+  Tensor scale;      // of codes: FP32, one for each block of 128x128; of integers: BF16
   Tensor grad;       // FP32; empty where nobody trains
 };
 
@@ -99,15 +100,21 @@ class Weight {
     return fprop_[static_cast<size_t>(i)];
   }
   const ops::Packed& dgrad(int64_t i = 0) const { return dgrad_[static_cast<size_t>(i)]; }
-  // What a product reads: of this, and of the other side. In FP8 both are codes.
-  DType operand(Precision p) const { return codes() ? DType::kE4M3 : other_side(p); }
+  // What a product reads: of this, and of the other side. In FP8 both are codes, and of integers
+  // the other side is integers of 8 bits.
+  DType operand(Precision p) const {
+    return codes() || integers() ? pieces_.front().value.dtype() : other_side(p);
+  }
   DType other_side(Precision p) const {
+    if (integers()) return DType::kI8;
     if (kind_ == Kind::kGate) return DType::kF32;
     const bool quantized = p == Precision::kFp8 && kind_ == Kind::kLinear && !codes();
     return quantized ? DType::kE4M3 : dtype_of_precision(p);
   }
   // Whether it is codes of E4M3 with scales, as a file has them.
   bool codes() const { return !owned() && pieces_.front().value.dtype() == DType::kE4M3; }
+  // Whether it is integers with scales (tensor/integers.h), as a file has them.
+  bool integers() const { return !owned() && is_integers(pieces_.front().value.dtype()); }
   // Where the run quantises, every piece of a matrix is an operand of fprop; their rows follow each
   // other in dgrad's sum, and `segment` says where each ends (0: there is one).
   std::span<const ops::Packed> fprop_parts(int64_t i) const {
@@ -129,6 +136,7 @@ class Weight {
 
  private:
   Tensor matrix_value(int64_t i, std::vector<OwnedTensor>& assembled) const;
+  Tensor stacked(int64_t i, Tensor Piece::*part, std::vector<OwnedTensor>& assembled) const;
   void add_fprop_jobs(int64_t i, PackJobs& jobs) const;
   void make_scales();
   int64_t parts() const { return static_cast<int64_t>(pieces_.size()) / count_; }

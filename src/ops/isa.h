@@ -1,6 +1,6 @@
 // The instruction set that kernels run on, chosen once at start from what the processor has:
-// AVX-512 with BF16 and VBMI, else AVX2 with FMA, else scalar. MINKE_ISA=scalar|avx2|avx512 forces
-// one (Error when the machine lacks it).
+// AVX-512 with BF16, VBMI and VNNI, else AVX2 with FMA, else scalar. MINKE_ISA=scalar|avx2|avx512
+// forces one (Error when the machine lacks it).
 //
 // Every file of ops/kernels is compiled once for each set, inside a namespace of that set. It
 // defines a function that returns its table of kernels; KernelTable picks the table of the set in

@@ -9,10 +9,12 @@
 #include "ops/elementwise.h"
 #include "ops/kernels/matmul.h"
 #include "ops/kernels/matmul_fp8.h"
+#include "ops/kernels/matmul_int.h"
 #include "ops/kernels/matmul_pack.h"
 #include "ops/kernels/quantize.h"
 #include "ops/quantize.h"
 #include "ops/tensor_core.h"
+#include "tensor/integers.h"
 
 namespace minke::ops {
 namespace {
@@ -32,6 +34,9 @@ int64_t numbers_per_unit(DType format) { return format == DType::kF32 ? 1 : 2; }
 // Of one panel, a unit of the sum.
 int64_t unit_bytes(DType format) { return is_codes(format) ? kFp8UnitBytes : kPanel * kUnitBytes; }
 int64_t panel_bytes(DType format, int64_t k) {
+  if (is_integers(format)) {
+    return kernels::int_sums(k) * kernels::int_panel_bytes(format == DType::kU8);
+  }
   return ceil_div(k, numbers_per_unit(format)) * unit_bytes(format);
 }
 int64_t panel_bytes(const Packed& x) { return panel_bytes(x.format, x.k); }
@@ -42,8 +47,11 @@ Matrix part(const Matrix& x, int64_t row, int64_t rows, int64_t column, int64_t 
 }
 
 void check_format(DType format) {
-  if (!is_codes(format)) format_index(format);
+  if (!is_codes(format) && !is_integers(format)) format_index(format);
 }
+
+auto int_table() { return MINKE_KERNELS(kernels::IntKernels, int_kernels); }
+int int_index(DType format) { return format == DType::kU8 ? 1 : 0; }
 
 void check_packed(const Packed& x) {
   check_format(x.format);
@@ -81,17 +89,20 @@ Operation operation(const Product& p) {
     format_index(p.left.dtype);
     MINKE_CHECK(p.right.scales.data != nullptr && p.left_scales.tile == 1);
     MINKE_CHECK(p.right.segment % 2 == 0, "a segment of {}", p.right.segment);
+  } else if (is_integers(p.right.format)) {
+    MINKE_CHECK(p.left.dtype == DType::kI8, "left is {}", name_of(p.left.dtype));
   } else {
     MINKE_CHECK(p.left.dtype == p.right.format, "left is {}, right {}", name_of(p.left.dtype),
                 name_of(p.right.format));
   }
-  MINKE_CHECK(p.left.cols == p.right.k && p.out.rows == p.left.rows && p.out.cols == p.right.n,
+  const int64_t cols = is_integers(p.right.format) ? int_row_bytes(p.right.k) : p.right.k;
+  MINKE_CHECK(p.left.cols == cols && p.out.rows == p.left.rows && p.out.cols == p.right.n,
               "[{}, {}] . [{}, {}]^T into [{}, {}]", p.left.rows, p.left.cols, p.right.n, p.right.k,
               p.out.rows, p.out.cols);
   MINKE_CHECK(!p.accumulate || p.out.dtype == DType::kF32);
   const int64_t stride = p.left.stride * static_cast<int64_t>(size_of(p.left.dtype));
   return {p.out,
-          p.left.cols,
+          p.right.k,
           static_cast<const std::byte*>(p.left.data),
           kBlockRows,
           kBlockRows * stride,
@@ -138,10 +149,25 @@ void run_fp8_block(const Operation& op, int64_t row, int64_t panel, const Matrix
       ->block[format_index(op.left_format)][format_index(out.dtype)](block);
 }
 
+// As run_part, where the right side is integers.
+void run_int_block(const Operation& op, int64_t row, int64_t panel, const Matrix& out) {
+  const kernels::IntBlock block{op.left + row * op.row_stride,
+                                op.row_stride,
+                                op.right.data + panel * panel_bytes(op.right),
+                                out.rows,
+                                out.cols,
+                                op.k,
+                                out.data,
+                                out.stride,
+                                op.accumulate};
+  int_table()->block[int_index(op.right.format)][format_index(out.dtype)](block);
+}
+
 void run_part(const Operation& op, const Part& p) {
   const int64_t row = p.row, panel = p.panel;
   const Matrix out = part(op.out, row, p.rows, panel * kPanel, p.panels * kPanel);
   if (op.right.scales.data != nullptr) return run_fp8_block(op, row, panel, out);
+  if (is_integers(op.right.format)) return run_int_block(op, row, panel, out);
   MatmulBlock block{};
   // A block of rows begins a group, or is within the only one.
   block.left =
@@ -234,7 +260,15 @@ size_t packed_bytes(DType format, int64_t n, int64_t k) {
 }
 
 void pack_rows_part(const PackJob& job, int64_t row) {
-  const auto& [to, from] = job;
+  const auto& [to, from, scales] = job;
+  if (is_integers(to.format)) {
+    for (int64_t r = row; r < std::min(row + kPackRows, from.rows); r += kPanel) {
+      int_table()->pack[int_index(to.format)](
+          to.data + r / kPanel * panel_bytes(to),
+          {part(from, r, kPanel, 0, from.cols), part(scales, r, kPanel, 0, scales.cols), to.k});
+    }
+    return;
+  }
   const auto pack = is_codes(to.format)
                         ? MINKE_KERNELS(kernels::Fp8PackKernels, fp8_pack_kernels)->rows
                         : MINKE_KERNELS(kernels::PackKernels, pack_kernels)
@@ -245,7 +279,7 @@ void pack_rows_part(const PackJob& job, int64_t row) {
 }
 
 void pack_columns_part(const PackJob& job, int64_t row) {
-  const auto& [to, from] = job;
+  const auto& [to, from, scales] = job;
   const auto pack = is_codes(to.format)
                         ? MINKE_KERNELS(kernels::Fp8PackKernels, fp8_pack_kernels)->columns
                         : MINKE_KERNELS(kernels::PackKernels, pack_kernels)
@@ -259,6 +293,14 @@ void pack_columns_part(const PackJob& job, int64_t row) {
 
 void check(const PackJob& job, bool by_columns) {
   check_packed(job.to);
+  if (is_integers(job.to.format)) {
+    const Shape matrix{job.to.n, job.to.k}, codes = int_codes_shape(matrix, job.to.format),
+                                            scales = int_scale_shape(matrix, job.to.format);
+    MINKE_CHECK(!by_columns && job.from.dtype == job.to.format && job.from.rows == codes[0] &&
+                job.from.cols == codes[1] && job.scales.dtype == DType::kBF16 &&
+                job.scales.rows == scales[0] && job.scales.cols == scales[1]);
+    return;
+  }
   MINKE_CHECK(is_codes(job.to.format) == is_codes(job.from.dtype));
   MINKE_CHECK(job.from.rows == (by_columns ? job.to.k : job.to.n) &&
               job.from.cols == (by_columns ? job.to.n : job.to.k));
@@ -286,9 +328,28 @@ void pack_columns(std::span<const PackJob> jobs) {
 
 Matrix prepare(Arena& scratch, const Matrix& x, DType format) {
   if (x.dtype == format) return x;
+  if (is_integers(format)) return quantize_to_integers(scratch, x);
   const Matrix copy = scratch.make(format, {x.rows, x.cols});
   if (!scratch.counting()) convert(copy, x);
   return copy;
+}
+
+int64_t int_row_bytes(int64_t k) { return kernels::int_row_bytes(k); }
+
+Matrix quantize_to_integers(Arena& scratch, const Matrix& x) {
+  const Profiled profiled("quantize_to_integers");
+  const Matrix out = scratch.make(DType::kI8, {x.rows, int_row_bytes(x.cols)});
+  if (scratch.counting()) return out;
+  const auto quantize = int_table()->quantize[format_index(x.dtype)];
+  parallel_for(x.rows, rows_per_chunk(x.cols), [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r) {
+      auto* row = static_cast<std::byte*>(out.row_range(r, 1).data);
+      if (!quantize(row, x.row_range(r, 1).data, x.cols)) {
+        fail("quantisation to integers: found infinity or NaN, expected finite numbers");
+      }
+    }
+  });
+  return out;
 }
 
 void matmul(std::span<const Product> products) {

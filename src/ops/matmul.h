@@ -1,5 +1,6 @@
 // Products of matrices: the three of a linear layer y = x W^T (fprop, dgrad, wgrad), alone or for a
-// group of experts. FP32 or BF16 operands, or E4M3 ones with scales; sums are FP32 in every case.
+// group of experts. FP32 or BF16 operands, or E4M3 ones or integers with scales; sums are FP32 in
+// every case (of integers, within a block of the sum: exact).
 //
 // A product reads operands, not formats. The right operand is packed once: panels of kPanel
 // columns, for BF16 with pairs of neighbours along the sum side by side (VNNI order). The left
@@ -35,7 +36,7 @@ struct Scales {
 // is the caller's, aligned to 64.
 struct Packed {
   std::byte* data = nullptr;
-  DType format = DType::kF32;  // kF32, kBF16 or kE4M3
+  DType format = DType::kF32;  // kF32, kBF16, kE4M3, kI8 or kU8 (tensor/integers.h)
   int64_t n = 0, k = 0;
   // Of kE4M3 alone. scales is never null; blocks of the sum begin anew at multiples of `segment`
   // (even; 0: there is one), as those of weights that are stacked along it do.
@@ -48,9 +49,11 @@ size_t packed_bytes(DType format, int64_t n, int64_t k);
 // Packs B[n, k] = w[n, k] (w_NK: fprop of a weight) or B[n, k] = w[k, n] (w_KN: dgrad of a weight).
 // w is FP32 or BF16; FP32 to BF16 rounds to nearest even. Codes of E4M3 are packed from codes. The
 // spans run in parallel over all items.
+// Integers are packed from rows alone, with their scales.
 struct PackJob {
   Packed to;
   Matrix from;
+  Matrix scales = {};  // BF16, of integers
 };
 void pack_rows(std::span<const PackJob> jobs);
 void pack_columns(std::span<const PackJob> jobs);
@@ -61,11 +64,18 @@ void check(const PackJob& job, bool by_columns);
 void pack_rows_part(const PackJob& job, int64_t row);
 void pack_columns_part(const PackJob& job, int64_t row);
 
-// x itself where it has that format already, else a converted copy in `scratch`.
+// x itself where it has that format already, else a converted copy in `scratch`: for integers, what
+// quantize_to_integers gives.
 Matrix prepare(Arena& scratch, const Matrix& x, DType format);
 
-// out (+)= left . right^T.   left [M, K] in right's format (FP32 or BF16 where that is E4M3), out
-// [M, N] FP32 or BF16 (accumulate: FP32 only).
+// x (FP32, BF16) as the left side of integers: rows of codes of 8 bits with their scales, kI8 [M,
+// int_row_bytes(K)], laid out for the kernels. Error where a number is not finite.
+int64_t int_row_bytes(int64_t k);
+Matrix quantize_to_integers(Arena& scratch, const Matrix& x);
+
+// out (+)= left . right^T.   left [M, K] in right's format (FP32 or BF16 where that is E4M3; what
+// quantize_to_integers gives where it is integers), out [M, N] FP32 or BF16 (accumulate: FP32
+// only).
 struct Product {
   Matrix out;
   Matrix left;

@@ -49,6 +49,13 @@ void sort_by_expert(std::span<int64_t> offsets, const Tensor& token_R, const Ten
 }
 
 void gather_rows(const Matrix& y_RD, const Matrix& x_TD, const Tensor& token_R) {
+  if (x_TD.dtype == DType::kI8) {  // four at a time, as if they were FP32
+    const auto words = [](const Matrix& x) {
+      MINKE_CHECK(x.dtype == DType::kI8 && x.cols % 4 == 0 && x.stride % 4 == 0);
+      return Matrix{x.data, DType::kF32, x.rows, x.cols / 4, x.stride / 4};
+    };
+    return gather_rows(words(y_RD), words(x_TD), token_R);
+  }
   const Profiled profiled("gather_rows");
   const auto token = token_R.span<int32_t>();
   MINKE_CHECK(y_RD.cols == x_TD.cols && y_RD.rows == token_R.count());

@@ -13,7 +13,8 @@ namespace minke::ops {
 void sort_by_expert(std::span<int64_t> offsets, const Tensor& token_R, const Tensor& row_TK,
                     const Tensor& experts_TK);
 
-// y_RD[r] = x_TD[token_R[r]]; FP32 or BF16 each (rounds where y is BF16 and x FP32).
+// y_RD[r] = x_TD[token_R[r]]; FP32 or BF16 each (rounds where y is BF16 and x FP32), or both kI8,
+// a multiple of four of them.
 void gather_rows(const Matrix& y_RD, const Matrix& x_TD, const Tensor& token_R);
 
 // y_TD[t] (+)= sum_k x_RD[row_TK[t, k]], in the order of k, summed in FP32. y FP32 or BF16

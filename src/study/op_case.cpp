@@ -6,6 +6,7 @@ OpCases all_op_cases() {
   OpCases cases;
   add_matmul_cases(cases);
   add_matmul_fp8_cases(cases);
+  add_matmul_int_cases(cases);
   add_quantize_cases(cases);
   add_attention_cases(cases);
   add_norm_cases(cases);

@@ -1,12 +1,16 @@
 #include "study/synthetic_model.h"
 
+#include <algorithm>
+#include <cmath>
+#include <cstring>
 #include <vector>
 
 #include "base/error.h"
 #include "base/progress.h"
 #include "base/rng.h"
-#include "checkpoint/safetensors.h"
+#include "checkpoint/stored_values.h"
 #include "model/transformer.h"
+#include "tensor/integers.h"
 #include "tensor/scales.h"
 
 namespace minke::study {
@@ -16,10 +20,13 @@ namespace {
 constexpr size_t kNumbers = size_t{1} << 22;
 // Codes use most of their range, and overflow nowhere.
 constexpr double kCodeDeviation = 64;
+// Of integers of 8 bits, and of 4 where all are as likely.
+constexpr double kInt8Deviation = 32, kInt4Deviation = 4.6;
 
 struct Numbers {
   std::vector<bf16> bf16s;
-  std::vector<uint8_t> codes;
+  std::vector<uint8_t> codes, bytes;
+  std::vector<int8_t> integers;
 
   explicit Numbers(double deviation) {
     Rng rng(stream_key(1, 0, "synthetic"));
@@ -27,6 +34,9 @@ struct Numbers {
       const double x = rng.normal();
       bf16s.emplace_back(static_cast<float>(x * deviation));
       codes.push_back(e4m3_encode(static_cast<float>(x * kCodeDeviation)));
+      bytes.push_back(static_cast<uint8_t>(rng.below(256)));
+      integers.push_back(
+          static_cast<int8_t>(std::clamp(std::round(x * kInt8Deviation), -127.0, 127.0)));
     }
   }
 };
@@ -57,6 +67,12 @@ void write_synthetic_model(const fs::path& folder, const checkpoint::HfConfig& c
                          weight.kind() == model::Weight::Kind::kLinear &&
                          (piece.name.find(".self_attn.") != std::string::npos ||
                           piece.name.find(".mlp.") != std::string::npos);
+      if (const auto format = checkpoint::integers_of(config.model, piece.name)) {
+        add(piece.name, *format, int_codes_shape(piece.shape, *format));
+        add(checkpoint::integer_scale_name(piece.name), DType::kBF16,
+            int_scale_shape(piece.shape, *format));
+        continue;
+      }
       add(piece.name, codes ? DType::kE4M3 : DType::kBF16, piece.shape);
       if (codes) {
         add(piece.name + "_scale_inv", DType::kF32, scale_shape(piece.shape, kBlock128x128));
@@ -83,6 +99,15 @@ void write_synthetic_model(const fs::path& folder, const checkpoint::HfConfig& c
     const size_t place = stream_key(2, 0, spec.name);
     if (spec.dtype == "F8_E4M3") {
       write_run(writer, size, numbers.codes, place);
+    } else if (spec.dtype == "I8") {
+      write_run(writer, size, numbers.integers, place);
+    } else if (spec.dtype == "U8") {
+      write_run(writer, size, numbers.bytes, place);
+    } else if (spec.name.ends_with("_scale")) {
+      const std::string weight = spec.name.substr(0, spec.name.size() - std::strlen("_scale"));
+      const bool four = checkpoint::integers_of(config.model, weight) == DType::kU8;
+      const double each = config.model.initializer_range / (four ? kInt4Deviation : kInt8Deviation);
+      write_run(writer, size, std::vector<bf16>(1024, bf16(static_cast<float>(each))), 0);
     } else if (spec.dtype == "BF16" && spec.name.find("norm.weight") == std::string::npos) {
       write_run(writer, size, numbers.bf16s, place);
     } else if (spec.dtype == "BF16") {

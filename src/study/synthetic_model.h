@@ -9,7 +9,8 @@ namespace minke::study {
 
 // Writes config.json and model.safetensors into the folder, in pieces: matrices in E4M3 with scales
 // where the config has a quantization_config (as released files: attention and feed-forward), else
-// BF16. Numbers are normal, of deviation initializer_range. Error where the disk has no room.
+// BF16; integers of experts and head where that says so. Numbers are normal, of deviation
+// initializer_range. Error where the disk has no room.
 void write_synthetic_model(const fs::path& folder, const checkpoint::HfConfig& config);
 
 }  // namespace minke::study

@@ -20,6 +20,7 @@ size_t size_of(DType dtype) {
       return 2;
     case DType::kE4M3:
     case DType::kU8:
+    case DType::kI8:
       return 1;
   }
   MINKE_CHECK(false, "dtype {}", static_cast<int>(dtype));
@@ -41,6 +42,8 @@ std::string_view name_of(DType dtype) {
       return "F8_E4M3";
     case DType::kU8:
       return "U8";
+    case DType::kI8:
+      return "I8";
   }
   MINKE_CHECK(false, "dtype {}", static_cast<int>(dtype));
 }

@@ -23,7 +23,7 @@
 
 namespace minke {
 
-enum class DType : uint8_t { kF32, kBF16, kE4M3, kF64, kI64, kI32, kU8 };
+enum class DType : uint8_t { kF32, kBF16, kE4M3, kF64, kI64, kI32, kU8, kI8 };
 
 size_t size_of(DType dtype);
 std::string_view name_of(DType dtype);  // as safetensors spells it: F32, BF16, F8_E4M3, ...

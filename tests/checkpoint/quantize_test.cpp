@@ -9,6 +9,7 @@
 
 #include "base/error.h"
 #include "checkpoint/stored_values.h"
+#include "tensor/integers.h"
 #include "tensor/scales.h"
 
 namespace minke::checkpoint {
@@ -33,8 +34,8 @@ TEST(Quantize, CodesAreTheDefinitionsAndAllElseIsBitForBit) {
   const TemporaryFolder out;
   uint64_t read = 0;
   const QuantizedSizes sizes =
-      quantize_fp8(out.path(), before, read_config(kGolden / "v3" / "config.json"), Extra::kRefused,
-                   [&](uint64_t bytes) { read += bytes; });
+      quantize(out.path(), before, read_config(kGolden / "v3" / "config.json"), Extra::kRefused, {},
+               [&](uint64_t bytes) { read += bytes; });
   EXPECT_EQ(read, sizes.before);
   EXPECT_LT(sizes.after, sizes.before);
   const HfConfig config = read_config(out / "config.json");
@@ -83,8 +84,8 @@ TEST(Quantize, ShardsKeepTheirNamesAndTheirIndex) {
   write_file_atomic(in / "model.safetensors.index.json", R"({"weight_map":{")" + weight +
                                                              R"(":"model-1.safetensors",")" + norm +
                                                              R"(":"model-2.safetensors"}})");
-  quantize_fp8(out.path(), CheckpointFolder(in.path()), read_config(kGolden / "v3" / "config.json"),
-               Extra::kRefused, [](uint64_t) {});
+  quantize(out.path(), CheckpointFolder(in.path()), read_config(kGolden / "v3" / "config.json"),
+           Extra::kRefused, {}, [](uint64_t) {});
   const CheckpointFolder after(out.path());
   EXPECT_EQ(after.file_of(scale_name(weight)).path().filename(), "model-1.safetensors");
   EXPECT_EQ(after.file_of(norm).path().filename(), "model-2.safetensors");
@@ -96,11 +97,53 @@ TEST(Quantize, ShardsKeepTheirNamesAndTheirIndex) {
   }
 }
 
+// Experts, shared experts and head as integers: codes by their definition, a config.json that says
+// so and that no other reader takes, and a model that loads, for inference and for training.
+TEST(Quantize, ExpertsAndHeadBecomeIntegers) {
+  const CheckpointFolder before(kGolden / "v3");
+  const HfConfig config = read_config(kGolden / "v3" / "config.json");
+  for (const int64_t bits : {8, 4}) {
+    const TemporaryFolder out;
+    model::Fp8Blocks how;
+    how.expert_bits = bits;
+    how.head_bits = 8;
+    quantize(out.path(), before, config, Extra::kRefused, how, [](uint64_t) {});
+    const HfConfig after_config = read_config(out / "config.json");
+    EXPECT_EQ(after_config.model.quantization, how);
+    EXPECT_THAT(read_file(out / "config.json"), testing::HasSubstr("\"minke\""));
+    const CheckpointFolder after(out.path());
+    size_t of_8 = 0, of_4 = 0;
+    for (const auto& [name, file] : before.tensors()) {
+      const auto format = integers_of(after_config.model, name);
+      const bool expected = name.find("experts.") != std::string::npos ||
+                            name == "lm_head.weight" || name.ends_with("shared_head.head.weight");
+      EXPECT_EQ(format.has_value(), expected) << name;
+      if (!format) continue;
+      ++(*format == DType::kI8 ? of_8 : of_4);
+      const Shape shape(before.stored(name).shape);
+      std::vector<float> x = stored_values(before, name, shape);
+      const OwnedTensor codes(*format, int_codes_shape(shape, *format)),
+          scale(DType::kBF16, int_scale_shape(shape, *format));
+      quantize_integers(codes, scale, Tensor(x.data(), shape));
+      const Tensor got = after.tensor(name, *format, codes.shape()),
+                   got_scale = after.tensor(integer_scale_name(name), DType::kBF16, scale.shape());
+      EXPECT_EQ(std::memcmp(got.raw(), codes.raw(), codes.bytes()), 0) << name;
+      EXPECT_EQ(std::memcmp(got_scale.raw(), scale.raw(), scale.bytes()), 0) << name;
+    }
+    EXPECT_GT(of_8, 0U);
+    EXPECT_EQ(of_4 > 0, bits == 4);
+    for (const Use use : {Use::kInference, Use::kTraining}) {
+      model::Transformer model(after_config.model, model::Precision::kBF16);
+      load_weights(model, after, use);
+    }
+  }
+}
+
 TEST(Quantize, WhatIsFp8AlreadyOrNotFiniteIsRefused) {
   const TemporaryFolder out;
-  EXPECT_THROW(quantize_fp8(out.path(), CheckpointFolder(kGolden / "v3-fp8"),
-                            read_config(kGolden / "v3-fp8" / "config.json"), Extra::kRefused,
-                            [](uint64_t) {}),
+  EXPECT_THROW(quantize(out.path(), CheckpointFolder(kGolden / "v3-fp8"),
+                        read_config(kGolden / "v3-fp8" / "config.json"), Extra::kRefused, {},
+                        [](uint64_t) {}),
                Error);
   const TemporaryFolder in;
   const std::string weight = "model.layers.0.self_attn.o_proj.weight";
@@ -109,8 +152,8 @@ TEST(Quantize, WhatIsFp8AlreadyOrNotFiniteIsRefused) {
   writer.write(Tensor(x, {1, 2}));
   writer.finish();
   try {
-    quantize_fp8(out.path(), CheckpointFolder(in.path()),
-                 read_config(kGolden / "v3" / "config.json"), Extra::kRefused, [](uint64_t) {});
+    quantize(out.path(), CheckpointFolder(in.path()), read_config(kGolden / "v3" / "config.json"),
+             Extra::kRefused, {}, [](uint64_t) {});
     ADD_FAILURE() << "taken";
   } catch (const Error& error) {
     EXPECT_THAT(error.what(), testing::HasSubstr(weight));

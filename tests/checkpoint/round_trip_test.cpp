@@ -134,8 +134,8 @@ TEST(RoundTripOf, Trap6FiveLayersWithAnMtpLayer) {
   for (const Use use : {Use::kInference, Use::kTraining}) {
     expect_same(saved_again(made.path(), config.model, use), content);
   }
-  quantize_fp8(quantized.path(), CheckpointFolder(made.path()), config, Extra::kRefused,
-               [](uint64_t) {});
+  quantize(quantized.path(), CheckpointFolder(made.path()), config, Extra::kRefused, {},
+           [](uint64_t) {});
   const model::ModelConfig fp8 = read_config(quantized / "config.json").model;
   const Content codes = content_of(quantized.path());
   EXPECT_EQ(codes.specs.at("model.layers.5.mlp.experts.0.up_proj.weight").dtype, "F8_E4M3");
@@ -194,8 +194,8 @@ TEST(RoundTripOf, ExtraTensorsAreNamedAndRefused) {
   };
   expect_refused([&] { saved_again(folder.path(), config.model, Use::kInference); });
   expect_refused(
-      [&] { quantize_fp8(out.path(), files, config, Extra::kRefused, [](uint64_t) {}); });
-  quantize_fp8(out.path(), files, config, Extra::kKept, [](uint64_t) {});
+      [&] { quantize(out.path(), files, config, Extra::kRefused, {}, [](uint64_t) {}); });
+  quantize(out.path(), files, config, Extra::kKept, {}, [](uint64_t) {});
   const Content quantized = content_of(out.path());
   Content extras;
   add_extras(extras);
