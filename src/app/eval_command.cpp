@@ -8,13 +8,11 @@
 
 #include "app/text_options.h"
 #include "base/error.h"
-#include "base/progress.h"
 #include "infer/loaded_model.h"
 #include "model/memory.h"
+#include "study/evaluate_text.h"
 #include "study/needle.h"
 #include "train/evaluate.h"
-#include "train/state.h"
-#include "train/tokenizer.h"
 
 namespace minke::app {
 namespace {
@@ -40,12 +38,6 @@ Examples:
   minke eval runs/first --data held-out.jsonl --logprobs logprobs.jsonl
   minke eval runs/first --data held-out.txt --needle --seq 1024)";
 
-// A model that was not trained here does not say how long its texts were: DeepSeek-V3 was
-// pre-trained on 4,096 tokens.
-constexpr int64_t kDefaultWindow = 4096;
-// What is computed at once takes memory.
-constexpr int64_t kTokensAtOnce = 4096, kWindowsAtOnce = 8;
-
 struct Arguments {
   std::string model, precision = "bf16", text_field = "text", logprobs;
   std::vector<std::string> data;
@@ -53,25 +45,6 @@ struct Arguments {
   infer::LoadOptions load;
   bool needle = false;
 };
-
-struct WindowChoice {
-  int64_t tokens = 0;
-  const char* why = "";
-};
-
-WindowChoice window_of(const Arguments& arguments, const infer::LoadedModel& loaded) {
-  const int64_t most = loaded.config.model.max_position_embeddings;
-  if (arguments.window > most) {
-    fail("--seq {}: the model's max_position_embeddings is {}", arguments.window, most);
-  }
-  if (arguments.window > 0) return {arguments.window / 2 * 2, "--seq"};
-  if (const auto trained = train::trained_length(loaded.folder)) {
-    return {*trained / 2 * 2, "as it was trained"};
-  }
-  return {
-      std::min(kDefaultWindow, most) / 2 * 2,
-      most < kDefaultWindow ? "max_position_embeddings; --seq sets another" : "--seq sets another"};
-}
 
 class LogprobsFile {
  public:
@@ -96,7 +69,7 @@ class LogprobsFile {
   std::ofstream file_;
 };
 
-void print(const train::Evaluation& e, const WindowChoice& window) {
+void print(const train::Evaluation& e, const study::EvalWindow& window) {
   fmt::print("{} tokens, {} bytes, windows of {} ({})\n", e.tokens, e.bytes, window.tokens,
              window.why);
   fmt::print("{:32} {:>9} {:>11}\n", "", "loss", "perplexity");
@@ -169,46 +142,24 @@ void run(const Arguments& arguments) {
       arguments.precision == "fp32" ? model::Precision::kF32 : model::Precision::kBF16;
   const infer::LoadedModel loaded = infer::load_model(arguments.model, precision, arguments.load);
   const text::Tokenizer tokenizer = text::Tokenizer::load(loaded.folder);
-  if (tokenizer.vocabulary() > loaded.config.model.vocab_size) {
-    fail("{}: the tokenizer has {} tokens, the model {}", loaded.folder.string(),
-         tokenizer.vocabulary(), loaded.config.model.vocab_size);
-  }
-  const TemporaryFolder standard_input;
-  const auto held_out = train::held_out(train::find_sources(arguments.data, standard_input.path()),
-                                        arguments.text_field, train::encoder_of(tokenizer));
+  const train::HeldOut held_out =
+      study::held_out_text(loaded.config.model, tokenizer, arguments.data, arguments.text_field);
   if (arguments.needle) {
     if (!arguments.logprobs.empty()) fail("--needle and --logprobs exclude each other; give one");
     return run_needle(loaded, precision, held_out.tokens, arguments.window);
   }
   LogprobsFile logprobs(arguments.logprobs);
 
-  train::EvalOptions how;
-  const WindowChoice window = window_of(arguments, loaded);
-  how.window = window.tokens;
-  how.sequences = std::clamp(kTokensAtOnce / how.window, int64_t{1}, kWindowsAtOnce);
-  const model::StepMemory memory =
-      model::step_memory(loaded.config.model, precision, how.sequences, how.window);
-  Arena saved(2 * memory.activations + memory.workspace), scratch(8 * memory.workspace);
-  Progress progress("evaluating", held_out.tokens.size());
-  uint64_t shown = 0;
-  how.on_progress = [&](double share) {
-    const auto now = static_cast<uint64_t>(share * static_cast<double>(held_out.tokens.size()));
-    progress.add(now - std::exchange(shown, now));
-  };
+  std::function<void(int64_t, int32_t, float)> on_token;
   if (logprobs.wanted()) {
-    how.on_token = [&](int64_t position, int32_t id, float loss) {
+    on_token = [&](int64_t position, int32_t id, float loss) {
       logprobs.write(position, id, tokenizer.bytes_of(id), loss);
     };
   }
-  const auto bytes_of = [&](int64_t first, int64_t last) {
-    int64_t bytes = 0;
-    for (int64_t i = first; i < last; ++i) {
-      bytes += std::ssize(tokenizer.bytes_of(held_out.tokens[static_cast<size_t>(i)]));
-    }
-    return bytes;
-  };
+  const study::EvalWindow window =
+      study::eval_window(loaded.folder, loaded.config.model, arguments.window);
   const train::Evaluation result =
-      train::evaluate(*loaded.model, held_out.tokens, bytes_of, how, {precision, saved, scratch});
+      study::evaluate_text(loaded, precision, tokenizer, held_out.tokens, window.tokens, on_token);
   logprobs.finish();
   print(result, window);
 }

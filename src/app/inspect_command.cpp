@@ -191,9 +191,12 @@ void print_model(const Inspection& i) {
   print_fact("router", router_text(c));
   print_fact("rope", rope_text(c));
   if (c.quantization) {
-    print_fact("weights", fmt::format("E4M3 in blocks of {} x {}{}", c.quantization->rows,
-                                      c.quantization->cols,
-                                      c.quantization->ue8m0 ? ", scales powers of two" : ""));
+    const model::Fp8Blocks& q = *c.quantization;
+    std::string weights = fmt::format("E4M3 in blocks of {} x {}{}", q.rows, q.cols,
+                                      q.ue8m0 ? ", scales powers of two" : "");
+    if (q.expert_bits > 0) weights += fmt::format("; experts int{}", q.expert_bits);
+    if (q.head_bits > 0) weights += fmt::format("; head int{}", q.head_bits);
+    print_fact("weights", weights);
   }
 }
 

@@ -2,13 +2,17 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <memory>
+#include <optional>
 
 #include "app/text_options.h"
 #include "base/error.h"
 #include "base/progress.h"
 #include "checkpoint/model_files.h"
 #include "checkpoint/quantize.h"
+#include "study/bench_decode.h"
+#include "study/evaluate_text.h"
 #include "text/tokenizer.h"
 
 namespace minke::app {
@@ -20,23 +24,78 @@ FP8 files have them. Embedding, head, norms, routers and their biases stay what 
 
 --experts int8 makes the experts integers instead, with a scale for each 128 of a row; int4 those
 that are chosen, with a scale for each 32 (the shared ones are int8, then). --head int8 makes
-integers of the head. Such a model is multiplied in integers; minke alone reads it. What it costs
-says `minke eval`, what it buys `minke bench decode`, of both models.
+integers of the head. Such a model is multiplied in integers; minke alone reads it.
+
+--eval says what it costs and what it buys: how well both models predict a text (as `minke eval`),
+and how fast they read prompts and write (as `minke bench decode`).
 
 Examples:
   minke quantize runs/first --out models/first-fp8
-  minke quantize runs/first --out models/first-int8 --experts int8 --head int8)";
+  minke quantize runs/first --out models/first-int8 --experts int8 --head int8 --eval held-out.txt)";
 
 struct Arguments {
   std::string model, out, experts = "fp8", head = "kept";
+  std::vector<std::string> text;
+  int64_t window = 0;
   checkpoint::Extra extra = checkpoint::Extra::kRefused;
 };
+
+// What the models are compared on, read before anything is written.
+struct EvalText {
+  text::Tokenizer tokenizer;
+  std::vector<int32_t> tokens;
+  study::EvalWindow window;
+  EvalText(const Arguments& arguments, const fs::path& folder, const model::ModelConfig& config)
+      : tokenizer(text::Tokenizer::load(folder)),
+        tokens(study::held_out_text(config, tokenizer, arguments.text, "text").tokens),
+        window(study::eval_window(folder, config, arguments.window)) {}
+};
+
+struct Measured {
+  train::Evaluation text;
+  study::DecodeBench speed;
+};
+
+Measured measure(infer::LoadedModel& loaded, const EvalText& text) {
+  constexpr int64_t kPrompt = 256, kText = 64;
+  const int64_t context = loaded.config.model.max_position_embeddings;
+  Measured out;
+  out.text = study::evaluate_text(loaded, loaded.model->precision(), text.tokenizer, text.tokens,
+                                  text.window.tokens, {});
+  out.speed = study::bench_decode(loaded, std::clamp(context / 2, int64_t{1}, kPrompt),
+                                  std::clamp(context / 4, int64_t{2}, kText), kPrompt);
+  return out;
+}
+
+// What the model was and what it became, one after the other: both may not fit the memory.
+void compare(const Arguments& arguments, const checkpoint::QuantizedSizes& sizes,
+             const EvalText& text) {
+  infer::LoadOptions how;
+  how.extra = arguments.extra;
+  fmt::print("{} tokens, windows of {} ({})\n", text.tokens.size() - 1, text.window.tokens,
+             text.window.why);
+  print_now(fmt::format("{:9} {:>10} {:>14} {:>11} {:>18} {:>17} {:>13}\n", "", "weights",
+                        "bits per byte", "perplexity", "prefill, tokens/s", "decode, tokens/s",
+                        "read a token"));
+  for (const bool before : {true, false}) {
+    infer::LoadedModel loaded =
+        infer::load_model(before ? arguments.model : arguments.out, model::Precision::kBF16, how);
+    const Measured m = measure(loaded, text);
+    print_now(fmt::format(
+        "{:9} {:>10} {:14.4f} {:11.3f} {:18.1f} {:17.1f} {:>13}\n", before ? "before" : "quantised",
+        format_bytes(static_cast<double>(before ? sizes.before : sizes.after)),
+        m.text.bits_per_byte, m.text.depth.front().perplexity(), m.speed.prefill_rate,
+        m.speed.decode_rate, format_bytes(m.speed.token_bytes)));
+  }
+}
 
 void run(const Arguments& arguments) {
   const fs::path folder = checkpoint::model_folder(arguments.model), out = arguments.out;
   if (fs::exists(out) && !fs::is_empty(out)) fail("{}: is not empty", out.string());
   const checkpoint::HfConfig config = checkpoint::read_config(folder / "config.json");
   const checkpoint::CheckpointFolder files(folder);
+  std::optional<EvalText> text;
+  if (!arguments.text.empty()) text.emplace(arguments, folder, config.model);
   uint64_t total = 0;
   for (const auto& [name, file] : files.tensors()) total += file->stored(name).size;
   model::Fp8Blocks how;
@@ -58,6 +117,7 @@ void run(const Arguments& arguments) {
   fmt::print("{}: {} of weights, {} before\n", out.string(),
              format_bytes(static_cast<double>(sizes.after)),
              format_bytes(static_cast<double>(sizes.before)));
+  if (text) compare(arguments, sizes, *text);
 }
 
 }  // namespace
@@ -74,6 +134,12 @@ void add_quantize_command(CLI::App& app) {
   command->add_option("--head", arguments->head, "kept, or int8")
       ->check(CLI::IsMember({"kept", "int8"}))
       ->capture_default_str();
+  CLI::Option* text =
+      command->add_option("--eval", arguments->text,
+                          "Text (files, folders, globs or -) that both models are measured on");
+  command->add_option("--seq", arguments->window, "Tokens of a window of it; as of `minke eval`")
+      ->check(CLI::Range(2, 1 << 20))
+      ->needs(text);
   add_extra_option(*command, arguments->extra, "written as they are");
   command->callback([arguments] { run(*arguments); });
 }

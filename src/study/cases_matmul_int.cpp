@@ -126,7 +126,8 @@ class IntRun : public OpRun {
       before = to_double({m.before.raw(), view.dtype, view.rows, view.cols, view.stride});
     }
     std::vector<double> want = before, bound(want.size());
-    const double blocks = static_cast<double>((K + block - 1) / block), n = blocks + 4;
+    const int64_t count = (K + block - 1) / block;
+    const double blocks = static_cast<double>(count), n = blocks + 4;
     const double gamma = n * kRoundoffF32 / (1 - n * kRoundoffF32);
     for (int64_t r = 0; r < m.M; ++r) {
       for (int64_t c = 0; c < N; ++c) {

@@ -37,5 +37,32 @@ TEST_F(ExportCommand, QuantizeWritesAFolderOnce) {
   EXPECT_FALSE(fs::exists(path("twice")));
 }
 
+TEST_F(ExportCommand, QuantizeSaysWhatItCostsAndBuys) {
+  const std::string out = path("int8"), text = path("held-out.txt");
+  const auto with = [&](const std::string& file) {
+    return run_program(
+        {"quantize", run(), "--out", out, "--experts", "int8", "--eval", file, "--seq", "16"});
+  };
+  // What cannot be read is said before anything is written.
+  expect_fault(with(path("none.txt")), "none.txt");
+  EXPECT_FALSE(fs::exists(out));
+  std::string words;
+  for (int i = 0; i < 200; ++i) words += "the sea and the ship and ";
+  write_file_atomic(text, words);
+  const Said said = with(text);
+  expect_success(said);
+  EXPECT_THAT(said.out, HasSubstr("windows of 16 (--seq)"));
+  // Bits per byte are those that `minke eval` prints of each.
+  for (const auto& [row, folder] : {std::pair{"before", run()}, std::pair{"quantised", out}}) {
+    const Said alone = run_program({"eval", folder, "--data", text, "--seq", "16"});
+    expect_success(alone);
+    const std::string key = "bits per byte: ";
+    const std::string bits = alone.out.substr(alone.out.find(key) + key.size(), 6);
+    const size_t at = said.out.find(std::string("\n") + row);
+    ASSERT_NE(at, std::string::npos) << said.out;
+    EXPECT_THAT(said.out.substr(at + 1, said.out.find('\n', at + 1) - at), HasSubstr(bits));
+  }
+}
+
 }  // namespace
 }  // namespace minke
