@@ -74,9 +74,9 @@ void probabilities(const AttentionHead& head, const BackwardBuffers& buffers,
     fill_zero(ds + seen.end, block.keys - seen.end);
     const Vec scale = splat(head.scale), minus = splat(-head.lse[block.query + r]),
               delta = splat(buffers.delta[block.query + r]);
-    for_each_vector(seen.end - seen.begin, [&](int64_t i, int n) {
+    for_each_in_step(seen.end - seen.begin, [&](int64_t i, auto n) {
       const int64_t at = seen.begin + i;
-      const Vec e = exp(fma(load_n(p + at, n), scale, minus));
+      const auto e = exp(fma(load_n(p + at, n), scale, minus));
       store_n(p + at, e, n);
       store_n(ds + at, e * (load_n(ds + at, n) - delta) * scale, n);
     });
@@ -165,7 +165,7 @@ void backward(const AttentionHead& head, const BackwardBuffers& buffers) {
   for (int64_t t = 0; t < S; ++t) {
     const X *o = row_of<X>(head.o, t), *d_o = row_of<X>(head.d_o, t);
     buffers.delta[t] =
-        sum_vectors(v, [&](int64_t i, int n) { return load_n(o + i, n) * load_n(d_o + i, n); });
+        sum_vectors(v, [&](int64_t i, auto n) { return load_n(o + i, n) * load_n(d_o + i, n); });
   }
   fill_zero(buffers.dq, S * width);
   for (int64_t key = 0; key < S; key += kBackwardKeys) {

@@ -147,6 +147,11 @@ inline void store_operand(bf16* p, Vec a, int n) {
 #endif
 }
 
+inline void store_operand(float* p, const Wide& a, InStep) { store(p, a); }
+inline void store_operand(bf16* p, const Wide& a, InStep) {
+  for (int j = 0; j < Wide::kVectors; ++j) store_operand(p + j * kLanes, a.part[j], kLanes);
+}
+
 // Operands of two rows: pairs a[i], b[i] side by side, and where rows are wanted, a and b too.
 inline void store_pairs(bf16* pairs, Vec a, Vec b, bf16* row_a = nullptr, bf16* row_b = nullptr) {
 #if defined(MINKE_TARGET_avx512)
@@ -186,10 +191,10 @@ inline float softmax_row(X* p, const float* scores, int64_t keys, float scale, S
   const float here = max_vectors(keys, scores) * scale;
   const float top = here > row.top ? here : row.top;
   const Vec minus = splat(-top), factor = splat(scale);
-  const float sum = sum_vectors(keys, [&](int64_t i, int n) {
-    const Vec e = exp(fma(load_n(scores + i, n), factor, minus));
+  const float sum = sum_vectors(keys, [&](int64_t i, auto n) {
+    const auto e = exp(fma(load_n(scores + i, n), factor, minus));
     store_operand(p + i, e, n);
-    return n == kLanes ? e : first_lanes(n, e, zero());
+    return keep_n(e, n);
   });
   const float shrink =
       row.top == top || row.sum == 0 ? 1.0F : reduce_max(exp(splat(row.top - top)));

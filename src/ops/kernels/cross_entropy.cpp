@@ -24,10 +24,10 @@ SoftmaxRow softmax(float* x, int64_t count) {
   for (int64_t b = 0; b < count; b += kBlock) {
     const int64_t n = count - b < kBlock ? count - b : kBlock;
     float* block = x + b;
-    row.total += static_cast<double>(sum_vectors(n, [&](int64_t i, int m) {
-      const Vec e = exp(load_n(block + i, m) - splat(row.top));
+    row.total += static_cast<double>(sum_vectors(n, [&](int64_t i, auto m) {
+      const auto e = exp(load_n(block + i, m) - splat(row.top));
       store_n(block + i, e, m);
-      return m == kLanes ? e : first_lanes(m, e, zero());
+      return keep_n(e, m);
     }));
   }
   return row;

@@ -13,11 +13,11 @@ void swiglu(const Matrix& h_TF, const SwigluRows& in, int64_t begin, int64_t end
     const X* up = gate + F;
     H* h = row_of<H>(h_TF, t);
     const Vec weight = splat(in.weight != nullptr ? in.weight[t] : 1.0F);
-    for_each_vector(F, [&](int64_t i, int n) {
-      prefetch(gate + in.gate_up.stride + i);
-      prefetch(up + in.gate_up.stride + i);
-      const Vec g = load_n(gate + i, n);
-      store_n(h + i, g * sigmoid(g) * load_n(up + i, n) * weight, n);
+    for_each_in_step(F, [&](int64_t i, auto n) {
+      prefetch_n(gate + in.gate_up.stride + i, n);
+      prefetch_n(up + in.gate_up.stride + i, n);
+      const auto g = load_n(gate + i, n);
+      store_n(h + i, g / (splat(1.0F) + exp(zero() - g)) * (load_n(up + i, n) * weight), n);
     });
   }
 }
@@ -34,15 +34,18 @@ void swiglu_backward(const SwigluRows& in, int64_t begin, int64_t end) {
     DX* d_up = d_gate + F;
     const Vec weight = splat(in.weight != nullptr ? in.weight[t] : 1.0F);
     const Vec one = splat(1.0F);
-    const float dweight = sum_vectors(F, [&](int64_t i, int n) {
-      prefetch(gate + in.gate_up.stride + i);
-      prefetch(up + in.gate_up.stride + i);
-      prefetch(dh + in.dh.stride + i);
-      const Vec g = load_n(gate + i, n), u = load_n(up + i, n), d = load_n(dh + i, n);
-      const Vec s = sigmoid(g), a = g * s, dw = d * weight;
-      store_n(d_gate + i, dw * u * (s * fma(g, one - s, one)), n);
-      store_n(d_up + i, dw * a, n);
-      return d * a * u;
+    const float dweight = sum_vectors(F, [&](int64_t i, auto n) {
+      prefetch_n(gate + in.gate_up.stride + i, n);
+      prefetch_n(up + in.gate_up.stride + i, n);
+      prefetch_n(dh + in.dh.stride + i, n);
+      const auto g = load_n(gate + i, n), s = sigmoid(g), a = g * s;
+      const auto slope = s * fma(g, one - s, one) * weight;
+      // Read no sooner than needed: registers are few.
+      const auto d = load_n(dh + i, n);
+      store_n(d_up + i, d * (a * weight), n);
+      const auto du = d * load_n(up + i, n);
+      store_n(d_gate + i, du * slope, n);
+      return du * a;
     });
     if (in.dweight != nullptr) in.dweight[t] = dweight;
   }

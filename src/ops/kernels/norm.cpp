@@ -11,8 +11,8 @@ void forward(const Matrix& y_TD, const NormRows& in, int64_t begin, int64_t end)
   for (int64_t t = begin; t < end; ++t) {
     const X* x = row_of<X>(in.x, t);
     Y* y = row_of<Y>(y_TD, t);
-    const float squares = sum_vectors(D, [&](int64_t i, int n) {
-      const Vec v = load_n(x + i, n);
+    const float squares = sum_vectors(D, [&](int64_t i, auto n) {
+      const auto v = load_n(x + i, n);
       return v * v;
     });
     const float rstd = 1.0F / __builtin_sqrtf(squares / static_cast<float>(D) + in.eps);
@@ -25,6 +25,8 @@ void forward(const Matrix& y_TD, const NormRows& in, int64_t begin, int64_t end)
 }
 
 // With g = dy w and xh = x rstd: dx = rstd (g - xh mean(g xh)), dw += dy xh.
+// Each pass over a row asks the memory for what the next pass needs: the first for the row to be
+// written, the second for the next row to be read.
 template <typename DX, typename DY, typename X>
 void backward(const Matrix& dx_TD, float* dw, const NormRows& in, int64_t begin, int64_t end) {
   const int64_t D = dx_TD.cols;
@@ -33,12 +35,15 @@ void backward(const Matrix& dx_TD, float* dw, const NormRows& in, int64_t begin,
     const DY* dy = row_of<DY>(in.dy, t);
     DX* dx = row_of<DX>(dx_TD, t);
     const float rstd = in.rstd[t];
-    const float dot = sum_vectors(D, [&](int64_t i, int n) {
+    const float dot = sum_vectors(D, [&](int64_t i, auto n) {
+      prefetch_n(dx + i, n);
       return load_n(dy + i, n) * load_n(in.w + i, n) * load_n(x + i, n);
     });
     const Vec r = splat(rstd);
     const Vec mean = splat(dot * rstd / static_cast<float>(D));
     for_each_vector(D, [&](int64_t i, int n) {
+      prefetch(x + in.x.stride + i);
+      prefetch(dy + in.dy.stride + i);
       const Vec g = load_n(dy + i, n), xh = load_n(x + i, n) * r;
       Vec d = r * (g * load_n(in.w + i, n) - xh * mean);
       if (in.accumulate) d = d + load_n(dx + i, n);

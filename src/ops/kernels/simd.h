@@ -212,17 +212,82 @@ inline float reduce_max(Vec a) { return a.v; }
 
 #endif
 
+// Four vectors that go through a computation in step, operation by operation. A long chain of
+// operations on one vector waits for each of them, and processors look ahead no further than a few
+// such chains; in step, the next operation of another vector is always at hand.
+struct Wide {
+  static constexpr int kVectors = 4;
+  Vec part[kVectors];
+  Wide() = default;
+  Wide(Vec a) : part{a, a, a, a} {}  // NOLINT(google-explicit-constructor): constants
+};
+template <typename Part>
+[[gnu::always_inline]] inline Wide in_step(Part&& part) {
+  Wide out;
+  for (int j = 0; j < Wide::kVectors; ++j) out.part[j] = part(j);
+  return out;
+}
+inline Wide operator+(const Wide& a, const Wide& b) {
+  return in_step([&](int j) { return a.part[j] + b.part[j]; });
+}
+inline Wide operator-(const Wide& a, const Wide& b) {
+  return in_step([&](int j) { return a.part[j] - b.part[j]; });
+}
+inline Wide operator*(const Wide& a, const Wide& b) {
+  return in_step([&](int j) { return a.part[j] * b.part[j]; });
+}
+inline Wide operator/(const Wide& a, const Wide& b) {
+  return in_step([&](int j) { return a.part[j] / b.part[j]; });
+}
+inline Wide fma(const Wide& a, const Wide& b, const Wide& c) {
+  return in_step([&](int j) { return fma(a.part[j], b.part[j], c.part[j]); });
+}
+inline Wide max(const Wide& a, const Wide& b) {
+  return in_step([&](int j) { return max(a.part[j], b.part[j]); });
+}
+inline Wide min(const Wide& a, const Wide& b) {
+  return in_step([&](int j) { return min(a.part[j], b.part[j]); });
+}
+inline Wide round(const Wide& a) {
+  return in_step([&](int j) { return round(a.part[j]); });
+}
+inline Wide scale_by_power(const Wide& a, const Wide& n) {
+  return in_step([&](int j) { return scale_by_power(a.part[j], n.part[j]); });
+}
+inline void store(float* p, const Wide& a) {
+  for (int j = 0; j < Wide::kVectors; ++j) store(p + j * kLanes, a.part[j]);
+}
+#if defined(MINKE_TARGET_avx512)
+[[gnu::always_inline]] inline void store(bf16* p, const Wide& a) {
+  constexpr int kSubnormal = 0x20;
+  __mmask16 subnormal = 0;
+  for (int j = 0; j < Wide::kVectors; j += 2) {
+    const Vec low = a.part[j], high = a.part[j + 1];
+    _mm512_storeu_si512(p + j * kLanes,
+                        reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(high.v, low.v)));
+    subnormal |= _mm512_fpclass_ps_mask(low.v, kSubnormal);
+    subnormal |= _mm512_fpclass_ps_mask(high.v, kSubnormal);
+  }
+  if (__builtin_expect(subnormal == 0, 1)) return;
+  for (int j = 0; j < Wide::kVectors; ++j) store(p + j * kLanes, a.part[j]);
+}
+#else
+inline void store(bf16* p, const Wide& a) {
+  for (int j = 0; j < Wide::kVectors; ++j) store(p + j * kLanes, a.part[j]);
+}
+#endif
+
 // e^a, within 2 units in the last place for a in [-87, 88]; saturates to 0 and infinity outside;
 // NaN stays NaN (max and min return their second argument where one is NaN).
 // Cody-Waite reduction by ln 2 and a polynomial on [-ln2/2, ln2/2] that interpolates e^r at the
 // Chebyshev nodes: its relative error is below 2.1e-8, a third of a rounding.
-inline Vec exp(Vec a) {
-  const Vec clamped = max(splat(-104.0F), min(splat(88.9F), a));
-  const Vec n = round(clamped * splat(1.44269504F));
-  Vec r = fma(n, splat(-0.693145752F), clamped);
+template <typename V>
+[[gnu::always_inline]] inline V exp(const V& a) {
+  const V clamped = max(splat(-104.0F), min(splat(88.9F), a));
+  const V n = round(clamped * splat(1.44269504F));
+  V r = fma(n, splat(-0.693145752F), clamped);
   r = fma(n, splat(-1.42860677e-6F), r);
-  Vec p = splat(1.39411609e-3F);
-  p = fma(p, r, splat(8.37516785e-3F));
+  V p = fma(splat(1.39411609e-3F), r, splat(8.37516785e-3F));
   p = fma(p, r, splat(4.16663513e-2F));
   p = fma(p, r, splat(1.66664153e-1F));
   p = fma(p, r, splat(0.5F));
@@ -232,10 +297,16 @@ inline Vec exp(Vec a) {
 }
 
 // 1 / (1 + e^-a)
-inline Vec sigmoid(Vec a) { return splat(1.0F) / (splat(1.0F) + exp(zero() - a)); }
+template <typename V>
+[[gnu::always_inline]] inline V sigmoid(const V& a) {
+  return splat(1.0F) / (splat(1.0F) + exp(zero() - a));
+}
 
-// Calls body(i, n) over [0, count): n = kLanes for whole vectors, then once n < kLanes for the
-// rest. load_n / store_n take that n.
+// How many numbers a body works on: `InStep` for a Wide of them, an int for a vector or a part of
+// one. load_n, store_n and keep_n take it.
+struct InStep {
+  static constexpr int kNumbers = Wide::kVectors * kLanes;
+};
 template <typename T>
 inline Vec load_n(const T* p, int n) {
   return n == kLanes ? load(p) : load_partial(p, n);
@@ -248,9 +319,31 @@ inline void store_n(T* p, Vec a, int n) {
     store_partial(p, a, n);
   }
 }
+template <typename T>
+inline Wide load_n(const T* p, InStep) {
+  return in_step([&](int j) { return load(p + j * kLanes); });
+}
+template <typename T>
+inline void store_n(T* p, const Wide& a, InStep) {
+  store(p, a);
+}
+// The first n lanes, the others zero.
+inline Vec keep_n(Vec a, int n) { return n == kLanes ? a : first_lanes(n, a, zero()); }
+inline Wide keep_n(const Wide& a, InStep) { return a; }
+
+// Calls body(i, n) over [0, count): n = kLanes for whole vectors, then once n < kLanes for the
+// rest.
 template <typename Body>
 inline void for_each_vector(int64_t count, Body&& body) {
   int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) body(i, kLanes);
+  if (i < count) body(i, static_cast<int>(count - i));
+}
+// The same, in step as far as that goes.
+template <typename Body>
+[[gnu::flatten]] inline void for_each_in_step(int64_t count, Body&& body) {
+  int64_t i = 0;
+  for (; i + InStep::kNumbers <= count; i += InStep::kNumbers) body(i, InStep{});
   for (; i + kLanes <= count; i += kLanes) body(i, kLanes);
   if (i < count) body(i, static_cast<int>(count - i));
 }
@@ -264,18 +357,26 @@ inline void end_streams() {
 // asks for the next one, since processors look no further than a page.
 inline void prefetch(const void* p) { __builtin_prefetch(p); }
 
-// The sum of term(i, n) over [0, count), as for_each_vector would call it, in four running sums
+template <typename T>
+inline void prefetch_n(const T* p, int) {
+  prefetch(p);
+}
+template <typename T>
+inline void prefetch_n(const T* p, InStep) {
+  constexpr int kLine = 64 / static_cast<int>(sizeof(T));
+  for (int i = 0; i < InStep::kNumbers; i += kLine) prefetch(p + i);
+}
+
+// The sum of term(i, n) over [0, count), as for_each_in_step would call it, in four running sums
 // whose order is fixed. Lanes beyond n must be zero.
 template <typename Term>
-inline float sum_vectors(int64_t count, Term&& term) {
-  Vec sum[4] = {zero(), zero(), zero(), zero()};
+[[gnu::flatten]] inline float sum_vectors(int64_t count, Term&& term) {
+  Wide sum = zero();
   int64_t i = 0;
-  for (; i + 4 * kLanes <= count; i += 4 * kLanes) {
-    for (int j = 0; j < 4; ++j) sum[j] = sum[j] + term(i + j * kLanes, kLanes);
-  }
-  for (; i + kLanes <= count; i += kLanes) sum[0] = sum[0] + term(i, kLanes);
-  if (i < count) sum[1] = sum[1] + term(i, static_cast<int>(count - i));
-  return reduce_add((sum[0] + sum[1]) + (sum[2] + sum[3]));
+  for (; i + InStep::kNumbers <= count; i += InStep::kNumbers) sum = sum + term(i, InStep{});
+  for (; i + kLanes <= count; i += kLanes) sum.part[0] = sum.part[0] + term(i, kLanes);
+  if (i < count) sum.part[1] = sum.part[1] + term(i, static_cast<int>(count - i));
+  return reduce_add((sum.part[0] + sum.part[1]) + (sum.part[2] + sum.part[3]));
 }
 
 // The largest of count >= 1 numbers.
