@@ -244,8 +244,14 @@ uint64_t free_memory_bytes() {
     return in >> value ? value : UINT64_MAX;
   };
   const uint64_t limit = read_number("/sys/fs/cgroup/memory.max");
-  const uint64_t used = read_number("/sys/fs/cgroup/memory.current");
+  uint64_t used = read_number("/sys/fs/cgroup/memory.current");
   if (limit != UINT64_MAX && used != UINT64_MAX) {
+    // Pages of files are counted there, and given back when memory is asked for.
+    std::ifstream stat("/sys/fs/cgroup/memory.stat");
+    uint64_t bytes = 0;
+    for (std::string key; stat >> key >> bytes;) {
+      if (key == "inactive_file" || key == "active_file") used -= std::min(used, bytes);
+    }
     available = std::min(available, limit > used ? limit - used : 0);
   }
   return available;

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <csignal>
 #include <cstdlib>
 #include <cstring>
 #include <vector>
@@ -133,20 +134,43 @@ bool PackedFile::open(const fs::path& path, size_t bytes) {
   return true;
 }
 
+namespace {
+
+// A file that is removed unless it was kept.
+struct Temporary {
+  fs::path path;
+  bool kept = false;
+  ~Temporary() {
+    if (!kept) ::unlink(path.c_str());
+  }
+};
+
+// What processes that were killed left of files in the making, named NAME.PID.
+void remove_strays(const fs::path& folder) {
+  for (const auto& entry : fs::directory_iterator(folder)) {
+    const std::string name = entry.path().filename().string();
+    const size_t dot = name.find(".minke.");
+    if (!name.starts_with("packed-") || dot == std::string::npos) continue;
+    const auto pid = static_cast<pid_t>(std::strtol(name.c_str() + dot + 7, nullptr, 10));
+    if (pid > 0 && ::kill(pid, 0) != 0 && errno == ESRCH) ::unlink(entry.path().c_str());
+  }
+}
+
+}  // namespace
+
 void PackedFile::make(const fs::path& path, model::Transformer& model, size_t bytes) {
   size_ = file_size(bytes);
+  remove_strays(path.parent_path());
   const uint64_t left = free_disk_bytes(path.parent_path());
   if (left < size_) {
     fail("{}: packed weights take {}, and {} of the disk is left", path.string(),
          format_bytes(static_cast<double>(size_)), format_bytes(static_cast<double>(left)));
   }
-  const fs::path temporary = path.string() + fmt::format(".{}", ::getpid());
+  Temporary temporary{path.string() + fmt::format(".{}", ::getpid())};
   const auto give_up = [&](const char* what) {
-    const int why = errno;
-    ::unlink(temporary.c_str());
-    fail("{}: cannot {}: {}", temporary.string(), what, std::strerror(why));
+    fail("{}: cannot {}: {}", temporary.path.string(), what, std::strerror(errno));
   };
-  const int fd = ::open(temporary.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+  const int fd = ::open(temporary.path.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
   if (fd < 0) give_up("be made");
   // Room for all of it: a full disk is an error here, and not a fault while it is filled.
   const int room = ::posix_fallocate(fd, 0, static_cast<off_t>(size_));
@@ -174,7 +198,8 @@ void PackedFile::make(const fs::path& path, model::Transformer& model, size_t by
   const bool synced = ::msync(data_, size_, MS_SYNC) == 0 && ::fsync(fd) == 0;
   unmap();
   ::close(fd);
-  if (!synced || ::rename(temporary.c_str(), path.c_str()) != 0) give_up("be written");
+  if (!synced || ::rename(temporary.path.c_str(), path.c_str()) != 0) give_up("be written");
+  temporary.kept = true;
 }
 
 }  // namespace minke::infer

@@ -113,7 +113,7 @@ void Block::decode(const Tensor& x_MD, int64_t outputs, std::span<const CacheRow
   post_norm_.forward(normed, rounded);
   if (moe_) {
     Moe::Saved saved;
-    moe_->forward(x, normed, 1, forced_experts, false, saved, pass);
+    moe_->forward(x, normed, 0, forced_experts, false, saved, pass);
     if (!chosen_experts.empty()) {
       std::ranges::copy(saved.route.experts_TK.span<int32_t>(),
                         chosen_experts.span<int32_t>().begin());

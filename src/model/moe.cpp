@@ -94,6 +94,7 @@ double Router::forward(const Tensor& x_TD, int64_t sequences, const Tensor& forc
   ops::route(saved.experts_TK, saved.weights_TK, saved.scores_TE, logits_TE,
              has_bias() ? bias_E : Tensor{}, how_, !forced.empty());
   if (counting) ops::count_experts(counts_E, saved.experts_TK);
+  if (sequences == 0) return 0;
   return ops::sequence_balance(saved.f_BE, saved.scores_TE, sequences, how_);
 }
 

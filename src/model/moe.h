@@ -60,7 +60,8 @@ class Router {
     Tensor experts_TK, weights_TK, scores_TE, f_BE;
   };
   // forced: experts to use instead of choosing, I32 [T, K] ascending; empty: choose. Adds to the
-  // counts where `counting`. Returns the balance loss: the sum over sequences of sum_i f_i P_i.
+  // counts where `counting`. Returns the balance loss: the sum over sequences of sum_i f_i P_i; 0
+  // where there are no sequences, but rows of a cache.
   double forward(const Tensor& x_TD, int64_t sequences, const Tensor& forced, bool counting,
                  Saved& saved, const Pass& pass);
   // dx_TD (FP32) is overwritten.

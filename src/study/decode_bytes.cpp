@@ -11,7 +11,11 @@ DecodeBytes decode_bytes(model::Transformer& model) {
   out.cache = latents * static_cast<double>(c.num_hidden_layers);
   out.mtp_cache = latents;
   const std::string mtp = fmt::format("model.layers.{}.", c.num_hidden_layers);
-  const std::string later = fmt::format("model.layers.{}.", c.num_hidden_layers + 1);
+  const auto later = [&](const std::string& name) {
+    constexpr std::string_view kLayers = "model.layers.";
+    return name.starts_with(kLayers) &&
+           std::strtoll(name.c_str() + kLayers.size(), nullptr, 10) > c.num_hidden_layers;
+  };
   model.for_each_weight([&](model::Weight& weight) {
     const std::string& name = weight.pieces().front().name;
     const double each = static_cast<double>(weight.packed_size(model.precision(), false)) /
@@ -21,7 +25,7 @@ DecodeBytes decode_bytes(model::Transformer& model) {
       out.head += each;
     } else if (name.starts_with(mtp)) {
       (expert ? out.mtp_expert : out.mtp) += each;
-    } else if (!name.starts_with(later)) {
+    } else if (!later(name)) {
       (expert ? out.trunk_expert : out.trunk) += each;
     }
   });

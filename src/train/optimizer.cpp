@@ -70,13 +70,14 @@ void Optimizer::step(const OptimizerStep& how, std::vector<ModuleNorms>* norms) 
   std::vector<ops::AdamWUpdate> updates;
   model_.for_each_weight([&](model::Weight& weight) {
     const Moments& moments = moments_[i];
+    const size_t first = updates.size();
     weight.add_updates(moments.m, moments.v,
                        averages_.exist() ? Tensor(averages_.weights[i]) : Tensor(),
                        decays(weight) ? static_cast<float>(options_.weight_decay) : 0.0F, updates);
     if (options_.moments == "bf16-random") {
-      for (size_t k = 0; k < updates.size(); ++k) {
+      for (size_t k = first; k < updates.size(); ++k) {
         updates[k].rounding = stream_key(options_.seed, static_cast<uint64_t>(how.step),
-                                         fmt::format("moments.{}.{}", i, k));
+                                         fmt::format("moments.{}.{}", i, k - first));
       }
     }
     ++i;

@@ -86,10 +86,15 @@ void Run::check_resources() const {
   const model::StepMemory memory = this->memory();
   const auto bytes = [](size_t n) { return format_bytes(static_cast<double>(n)); };
   // Beside the last checkpoint, which a resumed run has already, the one that replaces it; and
-  // those that are kept.
-  int64_t checkpoints = (fs::exists(out_ / "checkpoint") ? 1 : 2) + options_.keep_last;
-  if (options_.keep_best) ++checkpoints;
-  if (options_.keep_every > 0) checkpoints += options_.steps / options_.keep_every;
+  // those that are kept, of which it has some.
+  int64_t kept = options_.keep_last;
+  if (options_.keep_every > 0) kept += options_.steps / options_.keep_every;
+  if (const fs::path earlier = out_ / "checkpoints"; fs::exists(earlier)) {
+    kept -= std::min<int64_t>(
+        kept, std::distance(fs::directory_iterator(earlier), fs::directory_iterator()));
+  }
+  const int64_t checkpoints =
+      (fs::exists(out_ / "checkpoint") ? 1 : 2) + kept + (options_.keep_best ? 1 : 0);
   const uint64_t disk =
       static_cast<uint64_t>(checkpoints) * state_bytes_on_disk(config_.model, options_);
   log::info(

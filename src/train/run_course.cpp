@@ -113,6 +113,7 @@ void Run::show(const StepReport& r, double rate, LiveLine& line) const {
 Evaluation Run::evaluate_weights(bool whole, LiveLine& line) {
   EvalOptions how;
   how.window = options_.seq / 2 * 2;
+  how.sequences = std::min(how.sequences, micro_batch(options_));
   how.max_windows = whole ? 0 : kWindowsDuringTraining;
   how.on_progress = [&](double share) {
     line.show(fmt::format("evaluating: {:.0f}%", 100 * share));

@@ -17,8 +17,7 @@ namespace {
 constexpr size_t kSlack = size_t{1} << 30;
 
 model::StepMemory memory_of(const model::Transformer& model, const Options& options) {
-  return model::step_memory(model.config(), model.precision(),
-                            std::max<int64_t>(micro_batch(options), 8), options.seq,
+  return model::step_memory(model.config(), model.precision(), micro_batch(options), options.seq,
                             recompute_of(options), fp8_recipe_of(options));
 }
 

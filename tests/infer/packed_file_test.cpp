@@ -72,6 +72,17 @@ TEST_P(PackedFileOf, IsMadeOnceAndMadeAgainWhenItIsNotWhole) {
   EXPECT_FALSE(makes());
 }
 
+// No process has the first number; this one has the second, and may be at work on its file.
+TEST_P(PackedFileOf, WhatAKilledProcessLeftIsRemoved) {
+  const fs::path stray = folder() / "packed-0123.minke.2147483647";
+  const fs::path growing = folder() / fmt::format("packed-0123.minke.{}", ::getpid());
+  write_file_atomic(stray, "half");
+  write_file_atomic(growing, "half");
+  EXPECT_TRUE(makes());
+  EXPECT_FALSE(fs::exists(stray));
+  EXPECT_TRUE(fs::exists(growing));
+}
+
 TEST_P(PackedFileOf, IsOfThisCheckpointAndPrecision) {
   EXPECT_TRUE(makes());
   const LoadedModel other = load_model(folder(), model::Precision::kF32, {.packed_from = kAlways});
