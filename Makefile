@@ -16,7 +16,7 @@ help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
 	@echo
 	@echo "  make demo MINUTES=3            a shorter demo"
-	@echo "  make install PREFIX=~/.local   install without root"
+	@echo "  make install PREFIX=$$HOME/.local   install without root"
 
 deps: ## install the Debian packages that are missing
 	@scripts/deps build

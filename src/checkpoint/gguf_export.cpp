@@ -1,6 +1,7 @@
 #include "checkpoint/gguf_export.h"
 
 #include "base/error.h"
+#include "base/log.h"
 #include "base/thread_pool.h"
 #include "checkpoint/stored_values.h"
 
@@ -310,6 +311,12 @@ void export_gguf(const fs::path& path, const CheckpointFolder& files, const Mode
                  const GgufVocabulary& vocabulary, GgufType type, Extra extra,
                  const std::function<void(size_t, size_t)>& on_tensor) {
   check_gguf_export(config, type);
+  if (config.rms_norm_eps != model::kLatentNormEps) {
+    log::warn(
+        "rms_norm_eps is {:g}: llama.cpp takes it for the norms of the latents too, where the "
+        "architecture has {:g}, so that its numbers will differ a little",
+        config.rms_norm_eps, model::kLatentNormEps);
+  }
   model::Transformer architecture(config, model::Precision::kBF16);
   list_extras(extra_tensors(architecture, files, extra), "left out");
   const std::vector<Planned> plan = Plan(config, type).take();

@@ -35,6 +35,10 @@ struct Fp8Blocks {
   friend bool operator==(const Fp8Blocks&, const Fp8Blocks&) = default;
 };
 
+// Hugging Face and DeepSeek's own code use this for the norms of the two latents, whatever
+// rms_norm_eps says.
+inline constexpr double kLatentNormEps = 1e-6;
+
 struct ModelConfig {
   std::string model_type = "deepseek_v3";
   int64_t vocab_size = 0;

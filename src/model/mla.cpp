@@ -6,10 +6,6 @@
 namespace minke::model {
 namespace {
 
-// Hugging Face and DeepSeek's own code use this for the two latent norms, whatever rms_norm_eps
-// says.
-constexpr float kLatentNormEps = 1e-6F;
-
 size_t aligned(size_t bytes) { return (bytes + 63) / 64 * 64; }
 
 }  // namespace
@@ -47,13 +43,15 @@ Mla::Mla(const ModelConfig& c, const std::string& prefix)
   };
   if (q_rank_ > 0) {
     q_a_ = linear_weight("q_a_proj", q_rank_, d);
-    q_norm_ = {Weight::vector(prefix + "q_a_layernorm.weight", q_rank_), kLatentNormEps};
+    q_norm_ = {Weight::vector(prefix + "q_a_layernorm.weight", q_rank_),
+               static_cast<float>(kLatentNormEps)};
     q_b_ = linear_weight("q_b_proj", q_width, q_rank_);
   } else {
     q_ = linear_weight("q_proj", q_width, d);
   }
   kv_a_ = linear_weight("kv_a_proj_with_mqa", rank_ + rope_dim_, d);
-  kv_norm_ = {Weight::vector(prefix + "kv_a_layernorm.weight", rank_), kLatentNormEps};
+  kv_norm_ = {Weight::vector(prefix + "kv_a_layernorm.weight", rank_),
+              static_cast<float>(kLatentNormEps)};
   kv_b_ = linear_weight("kv_b_proj", heads_ * (nope_ + v_), rank_);
   o_ = linear_weight("o_proj", d, heads_ * v_);
 }
