@@ -223,8 +223,7 @@ std::vector<int32_t> prompt_tokens(const DecodeArguments& arguments,
 
 void bench_model(const DecodeArguments& arguments, const fs::path& folder,
                  const std::string& name) {
-  const auto precision =
-      arguments.precision == "fp32" ? model::Precision::kF32 : model::Precision::kBF16;
+  const auto precision = model::precision_named(arguments.precision);
   infer::LoadedModel loaded = infer::load_model(folder, precision);
   const std::vector<int32_t> tokens = prompt_tokens(arguments, loaded);  // or it says why not
   const study::DecodeBench r =

@@ -114,7 +114,7 @@ void run_needle(const infer::LoadedModel& loaded, model::Precision precision,
          2 * lengths.back());
   }
   const auto memory = model::step_memory(loaded.config.model, precision, 1, lengths.back());
-  Arena saved(2 * memory.activations + memory.workspace), scratch(8 * memory.workspace);
+  Arena saved(memory.saved_space()), scratch(memory.scratch_space());
   fmt::print(
       "{} tokens from elsewhere at a depth of a text, and again at its end; there, of the {} "
       "behind\n"
@@ -138,8 +138,7 @@ void run_needle(const infer::LoadedModel& loaded, model::Precision precision,
 }
 
 void run(const Arguments& arguments) {
-  const auto precision =
-      arguments.precision == "fp32" ? model::Precision::kF32 : model::Precision::kBF16;
+  const auto precision = model::precision_named(arguments.precision);
   const infer::LoadedModel loaded = infer::load_model(arguments.model, precision, arguments.load);
   const text::Tokenizer tokenizer = text::Tokenizer::load(loaded.folder);
   const train::HeldOut held_out =

@@ -90,11 +90,6 @@ struct Inspection {
   std::optional<Files> files;
 };
 
-bool has_weights(const fs::path& folder) {
-  return fs::exists(folder / "model.safetensors") ||
-         fs::exists(folder / "model.safetensors.index.json");
-}
-
 Inspection inspect(const fs::path& path) {
   if (!fs::exists(path)) fail("{}: no such file or folder", path.string());
   const bool is_folder = fs::is_directory(path);
@@ -106,7 +101,7 @@ Inspection inspect(const fs::path& path) {
   out.cache = model::cache_bytes(out.config, kCacheNumber);
   out.train_positions = std::min(kTrainingLength, out.config.max_position_embeddings);
   out.train = model::train_flops_per_token(out.config, out.train_positions, 0);
-  if (is_folder && has_weights(found)) out.files = inspect_files(found, out.config);
+  if (is_folder && checkpoint::has_weights(found)) out.files = inspect_files(found, out.config);
   return out;
 }
 

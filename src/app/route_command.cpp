@@ -159,8 +159,7 @@ void print_load(const study::TextRoutes& routes, const Paint& paint) {
 }
 
 void run(const Arguments& arguments) {
-  const auto precision =
-      arguments.precision == "fp32" ? model::Precision::kF32 : model::Precision::kBF16;
+  const auto precision = model::precision_named(arguments.precision);
   study::TextForward forward(arguments.model, precision,
                              arguments.text == "-" ? read_standard_input() : arguments.text,
                              arguments.load);

@@ -65,8 +65,7 @@ infer::Sampling sampling_of(const TextOptions& options,
 
 infer::TextModel load_text_model(const TextOptions& options) {
   sampling_of(options, {});
-  const auto precision =
-      options.precision == "fp32" ? model::Precision::kF32 : model::Precision::kBF16;
+  const auto precision = model::precision_named(options.precision);
   const int64_t draft =
       options.draft == "auto" ? infer::Generator::kAutoDraft : std::stoll(options.draft);
   return {options.model, precision, options.prefill_rows, draft, options.load};

@@ -163,6 +163,11 @@ fs::path model_folder(const fs::path& folder) {
        folder.string());
 }
 
+bool has_weights(const fs::path& folder) {
+  return fs::exists(folder / "model.safetensors") ||
+         fs::exists(folder / "model.safetensors.index.json");
+}
+
 std::vector<StoredTensor> extra_tensors(model::Transformer& architecture,
                                         const CheckpointFolder& files, Extra extra) {
   const auto known = known_names(architecture, files);

@@ -11,6 +11,8 @@ namespace minke::checkpoint {
 
 // DIR itself where it holds a config.json, or the checkpoint of the training run in DIR.
 fs::path model_folder(const fs::path& folder);
+// Whether DIR holds a model's weights beside its config.
+bool has_weights(const fs::path& folder);
 
 // Where a model's weights come from. For inference matrices stay in the mapped file, which must
 // then outlive the model; for training all are read into FP32 masters.

@@ -16,6 +16,13 @@ struct StepMemory {
   size_t total() const {
     return weights + gradients + moments + averages + operands + activations + workspace;
   }
+  // For a pass's two arenas: address space, not memory, since pages count once they are touched.
+  // What ops take for a moment varies with the routes.
+  size_t saved_space() const { return 2 * activations + kSpare; }
+  size_t scratch_space() const { return 8 * workspace + kSpare; }
+
+ private:
+  static constexpr size_t kSpare = size_t{1} << 30;
 };
 
 // A step of `sequences` rows of `positions` tokens at once (a micro-batch), all MTP depths at full

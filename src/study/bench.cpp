@@ -17,11 +17,6 @@ double seconds_of(const std::function<void()>& work) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
-double median(std::vector<double> x) {
-  std::sort(x.begin(), x.end());
-  return x[x.size() / 2];
-}
-
 std::string_view name_of(Limit limit) {
   switch (limit) {
     case Limit::kComputeF32:

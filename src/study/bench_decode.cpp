@@ -15,11 +15,6 @@ namespace {
 
 constexpr int kBursts = 7;
 
-double median(std::vector<double> x) {
-  std::ranges::sort(x);
-  return x[x.size() / 2];
-}
-
 // What `work` does, a `steps`-th of it.
 template <typename Work>
 DecodeBench::Ops profiled(double steps, Work&& work) {

@@ -9,6 +9,7 @@
 #include "base/error.h"
 #include "infer/generation.h"
 #include "study/decode_bytes.h"
+#include "study/peak.h"
 
 namespace minke::study {
 namespace {
@@ -19,11 +20,6 @@ using infer::Generator;
 
 constexpr int kBursts = 9;
 constexpr int64_t kPlaces = 24;  // of a text, where the parts of a step are timed
-
-double median(std::vector<double> x) {
-  std::ranges::sort(x);
-  return x[x.size() / 2];
-}
 
 template <typename Work>
 double seconds_of(Work&& work) {

@@ -18,11 +18,6 @@ namespace {
 // Steps before any is timed: pages are touched, and the routers' loads settle a little.
 constexpr int64_t kWarmUp = 3;
 
-double median(std::vector<double> x) {
-  std::ranges::sort(x);
-  return x[x.size() / 2];
-}
-
 }  // namespace
 
 TrainBench bench_train(const model::ModelConfig& config, train::Options options, int64_t steps,

@@ -52,7 +52,7 @@ train::Evaluation evaluate_text(
   how.on_token = on_token;
   const model::StepMemory memory =
       model::step_memory(loaded.config.model, precision, how.sequences, window);
-  Arena saved(2 * memory.activations + memory.workspace), scratch(8 * memory.workspace);
+  Arena saved(memory.saved_space()), scratch(memory.scratch_space());
   Progress progress("evaluating", tokens.size());
   uint64_t shown = 0;
   how.on_progress = [&](double share) {

@@ -1,7 +1,6 @@
 #include "study/peak.h"
 
 #include <algorithm>
-#include <array>
 #include <chrono>
 
 #include "base/error.h"
@@ -16,17 +15,21 @@ template <typename Work>
 double median_rate(Work&& work) {
   using Clock = std::chrono::steady_clock;
   work();
-  std::array<double, 5> rates{};
+  std::vector<double> rates(5);
   for (double& rate : rates) {
     const auto start = Clock::now();
     const double done = work();
     rate = done / std::chrono::duration<double>(Clock::now() - start).count();
   }
-  std::sort(rates.begin(), rates.end());
-  return rates[rates.size() / 2];
+  return median(std::move(rates));
 }
 
 }  // namespace
+
+double median(std::vector<double> x) {
+  std::ranges::sort(x);
+  return x[x.size() / 2];
+}
 
 double peak_flops(Limit limit) {
   constexpr int64_t kRounds = 1 << 18;  // some 3 ms

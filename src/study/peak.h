@@ -4,10 +4,13 @@
 
 #include <cstddef>
 #include <span>
+#include <vector>
 
 #include "study/op_case.h"
 
 namespace minke::study {
+
+double median(std::vector<double> x);  // of one number at least
 
 // FLOPs a second of the arithmetic alone (a multiply-add is two): kComputeF32 or kComputeBF16.
 // The median of a few short tries; about 20 ms.

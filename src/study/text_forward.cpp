@@ -30,10 +30,8 @@ TextForward::TextForward(const std::string& model_folder, model::Precision preci
          format_bytes(static_cast<double>(memory.activations + memory.workspace)),
          format_bytes(static_cast<double>(free_memory_bytes())));
   }
-  // Address space: pages count once they are touched.
-  constexpr size_t kSlack = size_t{1} << 26;
-  arena_ = std::make_unique<Arena>(2 * memory.activations + kSlack);
-  scratch_ = std::make_unique<Arena>(8 * memory.workspace + kSlack);
+  arena_ = std::make_unique<Arena>(memory.saved_space());
+  scratch_ = std::make_unique<Arena>(memory.scratch_space());
   model::Transformer::Options how;
   how.depths = 0;
   loaded_.model->forward({1, T, T, tokens_, {}, false}, how, saved_, pass());

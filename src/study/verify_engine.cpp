@@ -49,8 +49,7 @@ size_t arena_bytes(const GoldenFolder& folder, model::Precision precision) {
       model::step_memory(c, precision, folder.batch.sequences, folder.batch.positions);
   const int64_t tokens = folder.batch.sequences * folder.batch.positions;
   const size_t logits = static_cast<size_t>(tokens * c.vocab_size) * sizeof(float);
-  constexpr size_t kSlack = size_t{64} << 20;
-  return 2 * step.activations + 8 * step.workspace + logits + kSlack;
+  return step.saved_space() + step.scratch_space() + logits;
 }
 
 model::Batch batch_of(const ReferenceBatch& batch) {

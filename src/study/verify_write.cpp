@@ -128,11 +128,6 @@ void check_sizes(const model::ModelConfig& c, const WriteOptions& options) {
   }
 }
 
-bool has_weights(const fs::path& model) {
-  return fs::exists(model / "model.safetensors") ||
-         fs::exists(model / "model.safetensors.index.json");
-}
-
 }  // namespace
 
 Values random_weights(const model::ModelConfig& config, uint64_t seed) {
@@ -204,7 +199,7 @@ void write_golden_folder(const fs::path& folder, const WriteOptions& options) {
   check_reference_fits(c, 1);
   write_folder_atomic(folder, [&](const fs::path& to) {
     write_file_atomic(to / "config.json", checkpoint::config_text(config));
-    if (is_folder && has_weights(source)) {
+    if (is_folder && checkpoint::has_weights(source)) {
       copy_model(to, checkpoint::CheckpointFolder(source));
     } else {
       write_random_model(to, c, options.seed);

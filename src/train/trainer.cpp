@@ -12,10 +12,6 @@
 namespace minke::train {
 namespace {
 
-// Address space, not memory: pages count once they are touched. Workspace of ops varies with
-// shapes.
-constexpr size_t kSlack = size_t{1} << 30;
-
 model::StepMemory memory_of(const model::Transformer& model, const Options& options) {
   return model::step_memory(model.config(), model.precision(), micro_batch(options), options.seq,
                             recompute_of(options), fp8_recipe_of(options));
@@ -85,8 +81,8 @@ Trainer::Trainer(model::Transformer& model, const Options& options, RowSource ro
       rows_(std::move(rows)),
       learned_(std::move(learned)),
       optimizer_(model, options),
-      saved_(2 * memory_of(model, options).activations + kSlack),
-      scratch_(8 * memory_of(model, options).workspace + kSlack),
+      saved_(memory_of(model, options).saved_space()),
+      scratch_(memory_of(model, options).scratch_space()),
       guard_(options.spike_z) {
   model_.attach_gradients();
   model_.prepare(true);
