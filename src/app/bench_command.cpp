@@ -4,8 +4,10 @@
 
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "app/text_options.h"
+#include "base/error.h"
 #include "base/file.h"
 #include "base/progress.h"
 #include "base/rng.h"
@@ -48,10 +50,13 @@ Of a model with an MTP layer it shows what drafts give: a verified row reads exp
 a width has a ceiling, computed from bytes, and from what the parts of a step take alone. Drafts of
 a model stand less beyond the length that it was trained on: --prompt and --text together.
 
+--experts and --head make integers of a random model's weights; without them its config says.
+
 Examples:
   minke bench decode runs/first
   minke bench decode runs/first --prompts held-out.txt --prompt 64 --text 180
-  minke bench decode --synthetic moonlight.json --layers 6 --prompt 512 --prefill 512)";
+  minke bench decode --synthetic moonlight.json --layers 6 --prompt 512 --prefill 512
+  minke bench decode --synthetic moonlight.json --layers 6 --experts int8 --head int8)";
 
 void run_kernels(const study::BenchOptions& options, bool json) {
   if (!json) {
@@ -138,7 +143,8 @@ void run_train(const TrainArguments& arguments) {
 }
 
 struct DecodeArguments {
-  std::string model, synthetic, precision = "bf16", text_file;
+  std::string model, synthetic, keep, precision = "bf16", text_file;
+  IntegerOptions integers;
   int64_t layers = 0, dense = -1;
   int64_t prompt = 256, text = 64, prefill_rows = 64;
   double temperature = 0;
@@ -155,6 +161,10 @@ checkpoint::HfConfig synthetic_config(const DecodeArguments& arguments) {
   int64_t& dense = config.model.first_k_dense_replace;
   if (arguments.dense >= 0) dense = arguments.dense;
   dense = std::min(dense, config.model.num_hidden_layers);
+  if (!arguments.integers.experts.empty() || !arguments.integers.head.empty()) {
+    if (!config.model.quantization) config.model.quantization.emplace();
+    apply(arguments.integers, *config.model.quantization);
+  }
   config.model.check();
   return config;
 }
@@ -266,11 +276,21 @@ void bench_model(const DecodeArguments& arguments, const fs::path& folder,
 
 void run_decode(const DecodeArguments& arguments) {
   if (arguments.synthetic.empty()) return bench_model(arguments, arguments.model, arguments.model);
-  const TemporaryFolder folder;
-  study::write_synthetic_model(folder.path(), synthetic_config(arguments));
+  const checkpoint::HfConfig config = synthetic_config(arguments);
+  std::optional<TemporaryFolder> temporary;
+  if (arguments.keep.empty()) {
+    temporary.emplace();
+    study::write_synthetic_model(temporary->path(), config);
+  } else {
+    if (fs::exists(arguments.keep) && !fs::is_empty(arguments.keep)) {
+      fail("{}: is not empty", arguments.keep);
+    }
+    write_folder_atomic(arguments.keep,
+                        [&](const fs::path& into) { study::write_synthetic_model(into, config); });
+  }
   const std::string layers =
       arguments.layers > 0 ? fmt::format(", {} layers", arguments.layers) : "";
-  bench_model(arguments, folder.path(),
+  bench_model(arguments, temporary ? temporary->path() : fs::path(arguments.keep),
               fmt::format("random model of {}{}", arguments.synthetic, layers));
 }
 
@@ -356,11 +376,16 @@ void add_bench_command(CLI::App& app) {
   decode->footer(kDecodeFooter);
   auto* which = decode->add_option_group("model", "Which model");
   which->add_option("model", d->model, "A model's folder, or a run's");
-  which->add_option(
+  CLI::Option* synthetic = which->add_option(
       "--synthetic", d->synthetic,
       "A config.json: of a random model of that shape, which is written to a temporary "
       "folder and deleted after");
   which->require_option(1);
+  decode->add_option("--keep", d->keep, "A new folder for the random model, which is kept");
+  add_integer_options(*decode, d->integers);
+  for (const char* of_random : {"--keep", "--experts", "--head"}) {
+    decode->get_option(of_random)->needs(synthetic);
+  }
   decode
       ->add_option("--layers", d->layers,
                    "Of a random model, so many of its layers, and no MTP; 0: all")

@@ -34,7 +34,8 @@ Examples:
   minke quantize runs/first --out models/first-int8 --experts int8 --head int8 --eval held-out.txt)";
 
 struct Arguments {
-  std::string model, out, experts = "fp8", head = "kept";
+  std::string model, out;
+  IntegerOptions integers;
   std::vector<std::string> text;
   int64_t window = 0;
   checkpoint::Extra extra = checkpoint::Extra::kRefused;
@@ -99,8 +100,7 @@ void run(const Arguments& arguments) {
   uint64_t total = 0;
   for (const auto& [name, file] : files.tensors()) total += file->stored(name).size;
   model::Fp8Blocks how;
-  if (arguments.experts != "fp8") how.expert_bits = arguments.experts == "int8" ? 8 : 4;
-  if (arguments.head == "int8") how.head_bits = 8;
+  apply(arguments.integers, how);
   checkpoint::QuantizedSizes sizes;
   {
     Progress progress("quantising", total, Progress::Unit::kBytes);
@@ -128,12 +128,7 @@ void add_quantize_command(CLI::App& app) {
   command->footer(kFooter);
   command->add_option("model", arguments->model, "A model's folder, or a run's")->required();
   command->add_option("--out", arguments->out, "A new folder")->required();
-  command->add_option("--experts", arguments->experts, "fp8, int8 or int4")
-      ->check(CLI::IsMember({"fp8", "int8", "int4"}))
-      ->capture_default_str();
-  command->add_option("--head", arguments->head, "kept, or int8")
-      ->check(CLI::IsMember({"kept", "int8"}))
-      ->capture_default_str();
+  add_integer_options(*command, arguments->integers);
   CLI::Option* text =
       command->add_option("--eval", arguments->text,
                           "Text (files, folders, globs or -) that both models are measured on");

@@ -86,6 +86,20 @@ void add_load_options(CLI::App& command, infer::LoadOptions& options) {
   add_extra_option(command, options.extra);
 }
 
+void add_integer_options(CLI::App& command, IntegerOptions& options) {
+  command.add_option("--experts", options.experts, "fp8, int8 or int4")
+      ->check(CLI::IsMember({"fp8", "int8", "int4"}));
+  command.add_option("--head", options.head, "kept, or int8")
+      ->check(CLI::IsMember({"kept", "int8"}));
+}
+
+void apply(const IntegerOptions& options, model::Fp8Blocks& blocks) {
+  if (!options.experts.empty()) {
+    blocks.expert_bits = options.experts == "int8" ? 8 : options.experts == "int4" ? 4 : 0;
+  }
+  if (!options.head.empty()) blocks.head_bits = options.head == "int8" ? 8 : 0;
+}
+
 std::string read_standard_input() {
   std::string out(std::istreambuf_iterator<char>(std::cin), {});
   if (std::cin.bad()) fail("standard input: cannot be read");

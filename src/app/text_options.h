@@ -41,6 +41,13 @@ CLI::Option* add_extra_option(CLI::App& command, checkpoint::Extra& extra,
                               const std::string& fate = "not used");
 void add_load_options(CLI::App& command, infer::LoadOptions& options);
 
+// --experts and --head: which weights are integers; empty where no flag says.
+struct IntegerOptions {
+  std::string experts, head;
+};
+void add_integer_options(CLI::App& command, IntegerOptions& options);
+void apply(const IntegerOptions& options, model::Fp8Blocks& blocks);
+
 // All of standard input. Error when it cannot be read.
 std::string read_standard_input();
 // To standard output, to be seen at once. Error when it cannot be written.

@@ -35,14 +35,31 @@ uint16_t f16_bits(float x) {
   return std::bit_cast<uint16_t>(static_cast<_Float16>(x));
 }
 
+// Puts a value where `to` is, which moves on.
+template <typename T>
+void put(char*& to, T value) {
+  std::memcpy(to, &value, sizeof value);
+  to += sizeof value;
+}
+
+// To nearest, halves away from zero; |x| < 2^23.
+int rounded(float x) {
+  const int whole = static_cast<int>(x);
+  const float rest = x - static_cast<float>(whole);
+  return whole + (rest >= 0.5F ? 1 : 0) - (rest <= -0.5F ? 1 : 0);
+}
+
 // As ggml's quantize_row_q8_0_ref.
-void append_q8_block(std::string& out, std::span<const float> x) {
+void put_q8_block(char*& to, std::span<const float> x) {
   float amax = 0;
-  for (const float value : x) amax = std::max(amax, std::fabs(value));
+  for (const float value : x) {
+    if (std::isnan(value)) fail("found NaN, which Q8_0 does not hold");
+    amax = std::max(amax, std::fabs(value));
+  }
   const float scale = amax / 127;
   const float inverse = scale == 0 ? 0 : 1 / scale;
-  append(out, f16_bits(scale));
-  for (const float value : x) append(out, static_cast<int8_t>(std::round(value * inverse)));
+  put(to, f16_bits(scale));
+  for (const float value : x) put(to, static_cast<int8_t>(rounded(value * inverse)));
 }
 
 }  // namespace
@@ -61,21 +78,21 @@ uint64_t gguf_bytes(GgufType type, int64_t count) {
 }
 
 void append_gguf(std::string& out, std::span<const float> x, GgufType type) {
-  out.reserve(out.size() + gguf_bytes(type, std::ssize(x)));
+  const size_t before = out.size();
+  out.resize(before + gguf_bytes(type, std::ssize(x)));
+  char* to = out.data() + before;
   switch (type) {
     case GgufType::kF32:
-      for (const float value : x) append(out, value);
+      for (const float value : x) put(to, value);
       return;
     case GgufType::kBF16:
-      for (const float value : x) append(out, bf16(value).bits);
+      for (const float value : x) put(to, bf16(value).bits);
       return;
     case GgufType::kF16:
-      for (const float value : x) append(out, f16_bits(value));
+      for (const float value : x) put(to, f16_bits(value));
       return;
     case GgufType::kQ8:
-      for (size_t at = 0; at < x.size(); at += kQ8Block) {
-        append_q8_block(out, x.subspan(at, kQ8Block));
-      }
+      for (size_t at = 0; at < x.size(); at += kQ8Block) put_q8_block(to, x.subspan(at, kQ8Block));
   }
 }
 

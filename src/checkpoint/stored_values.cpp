@@ -1,5 +1,7 @@
 #include "checkpoint/stored_values.h"
 
+#include <algorithm>
+
 #include "base/error.h"
 #include "base/thread_pool.h"
 #include "tensor/scales.h"
@@ -57,7 +59,13 @@ std::vector<float> stored_values(const CheckpointFolder& files, const std::strin
       if (shape.rank() == 2) {
         const Tensor scale =
             files.tensor(scale_name(name), DType::kF32, scale_shape(shape, kBlock128x128));
-        dequantize_e4m3(Tensor(out.data(), shape), stored, scale, kBlock128x128);
+        const Tensor x(out.data(), shape);
+        parallel_for(scale.dim(0), 1, [&](int64_t begin, int64_t end) {
+          const int64_t first = begin * kBlock128x128.rows,
+                        rows = std::min(shape[0], end * kBlock128x128.rows) - first;
+          dequantize_e4m3(x.rows(first, rows), stored.rows(first, rows),
+                          scale.rows(begin, end - begin), kBlock128x128);
+        });
         return out;
       }
       [[fallthrough]];

@@ -1,6 +1,7 @@
 #include "tensor/scales.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <limits>
 #include <utility>
@@ -118,8 +119,15 @@ void quantize_e4m3(Tensor codes_MN, Tensor scale, Tensor x_MN, TileShape tile, S
 void dequantize_e4m3(Tensor x_MN, Tensor codes_MN, Tensor scale, TileShape tile) {
   check_shapes(x_MN.shape(), scale.shape(), tile);
   MINKE_CHECK(codes_MN.dtype() == DType::kE4M3 && codes_MN.shape() == x_MN.shape());
+  static const std::array<float, 256> kNumbers = [] {
+    std::array<float, 256> out{};
+    for (size_t code = 0; code < out.size(); ++code) {
+      out[code] = e4m3_decode(static_cast<uint8_t>(code));
+    }
+    return out;
+  }();
   dequantize(x_MN, static_cast<const uint8_t*>(codes_MN.raw()), scale.data<float>(), tile,
-             e4m3_decode);
+             [&](uint8_t code) { return kNumbers[code]; });
 }
 
 void quantize_e5m6(std::span<uint16_t> codes_MN, Tensor scale, Tensor x_MN) {

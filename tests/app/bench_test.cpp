@@ -50,6 +50,36 @@ TEST(Bench, TokenizerCountsWhatItEncodes) {
   EXPECT_LE(tokens, 50);
 }
 
+// A random model whose experts and head are integers is one that all commands read.
+TEST(Bench, ARandomModelOfIntegersIsMeasuredAndKept) {
+  const TemporaryFolder folder;
+  const std::string kept = (folder / "kept").string();
+  const std::string config = std::string(MINKE_GOLDEN_DIR) + "/v3/config.json";
+  const Said said =
+      run_program({"bench", "decode", "--synthetic", config, "--layers", "2", "--experts", "int4",
+                   "--head", "int8", "--keep", kept, "--prompt", "5", "--text", "32", "--json"});
+  ASSERT_EQ(said.exit_code, 0) << said.err;
+  std::istringstream lines(said.out);
+  std::vector<std::string> names;
+  for (std::string line; std::getline(lines, line);) {
+    const auto object = nlohmann::json::parse(line);
+    names.push_back(object.at("name"));
+    EXPECT_GT(object.at("value").get<double>(), 0);
+  }
+  EXPECT_EQ(names, (std::vector<std::string>{"prefill", "decode"}));
+  const auto written = nlohmann::json::parse(read_file(kept + "/config.json"));
+  EXPECT_EQ(written["num_hidden_layers"], 2);
+  EXPECT_EQ(written["quantization_config"]["experts_bits"], 4);
+  EXPECT_EQ(written["quantization_config"]["head_bits"], 8);
+  EXPECT_EQ(run_program({"bench", "decode", kept, "--prompt", "5", "--text", "32"}).exit_code, 0);
+  // Not in the place of another, and of a random model alone.
+  const Said again = run_program(
+      {"bench", "decode", "--synthetic", config, "--layers", "2", "--keep", kept, "--json"});
+  EXPECT_EQ(again.exit_code, 2);
+  EXPECT_THAT(again.err, HasSubstr("not empty"));
+  EXPECT_EQ(run_program({"bench", "decode", kept, "--experts", "int8"}).exit_code, 2);
+}
+
 TEST(Bench, AnUnknownOpIsAnError) {
   const Said said = run_program({"bench", "kernels", "--only", "swim"});
   EXPECT_EQ(said.exit_code, 2);

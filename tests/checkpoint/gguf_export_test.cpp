@@ -5,6 +5,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "base/error.h"
@@ -164,6 +165,20 @@ TEST_F(Export, Q8AndF16AreWithinHalfAStep) {
   std::string bytes;
   EXPECT_THROW(append_gguf(bytes, std::vector<float>{1e6F}, GgufType::kF16), Error);
   EXPECT_THROW(append_gguf(bytes, std::vector<float>{NAN}, GgufType::kF16), Error);
+  std::vector<float> block(32);
+  block[5] = NAN;
+  EXPECT_THROW(append_gguf(bytes, block, GgufType::kQ8), Error);
+}
+
+// The scale is 1: halves go away from zero, as ggml rounds them.
+TEST_F(Export, Q8RoundsAsGgmlDoes) {
+  std::vector<float> x(32);
+  std::ranges::copy(std::vector{-127.0F, 0.5F, -0.5F, 2.5F, 0.49999997F, -126.5F}, x.begin());
+  std::string bytes;
+  append_gguf(bytes, x, GgufType::kQ8);
+  ASSERT_EQ(bytes.size(), 34U);
+  const auto* codes = reinterpret_cast<const int8_t*>(bytes.data() + 2);
+  EXPECT_EQ(std::vector<int>(codes, codes + 6), (std::vector<int>{-127, 1, -1, 3, 0, -127}));
 }
 
 void expect_refused(const model::ModelConfig& config, GgufType type, const char* what) {
