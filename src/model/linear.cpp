@@ -1,7 +1,5 @@
 #include "model/linear.h"
 
-#include <optional>
-
 #include "ops/norm.h"
 #include "ops/permute.h"
 #include "ops/quantize_counts.h"
@@ -9,7 +7,7 @@
 namespace minke::model {
 
 Left Left::row_range(int64_t begin, int64_t rows) const {
-  Left out{numbers.row_range(begin, rows), scales};
+  Left out{numbers.row_range(begin, rows), scales, tiles};
   if (out.scales.data != nullptr) out.scales.data += begin * scales.stride;
   return out;
 }
@@ -17,19 +15,25 @@ Left Left::row_range(int64_t begin, int64_t rows) const {
 Left left_of(const ops::Matrix& x, DType format, int64_t segment, const ops::Fp8Recipe& recipe,
              Arena& scratch) {
   if (format != DType::kE4M3) return {ops::prepare(scratch, x, format)};
-  ops::QuantizedLeft left = ops::quantize_left(scratch, x, segment, recipe.scales);
+  Left left{x, {}, ops::LeftTiles{segment, recipe.scales}};
   left.scales.promote = recipe.promote;
-  return {left.numbers, left.scales};
+  return left;
 }
 
-Left gathered(const Left& x, const Tensor& tokens, Arena& scratch) {
-  const int64_t R = tokens.dim(0), T = x.numbers.rows, blocks = x.scales.stride;
-  Left out{scratch.make(x.numbers.dtype, {R, x.numbers.cols}), x.scales};
-  ops::gather_rows(out.numbers, x.numbers, tokens);
-  if (x.scales.data == nullptr) return out;
-  const Tensor scales = scratch.make(DType::kF32, {R, blocks});
-  ops::gather_rows(scales, Tensor(x.scales.data, {T, blocks}), tokens);
-  out.scales.data = scales.data<float>();
+Left dispatched(const ops::Matrix& x, DType format, const Tensor& tokens,
+                const ops::Fp8Recipe& recipe, Arena& scratch) {
+  const int64_t R = tokens.dim(0);
+  const auto gathered = [&](const ops::Matrix& from) {
+    const ops::Matrix rows = scratch.make(from.dtype, {R, from.cols});
+    ops::gather_rows(rows, from, tokens);
+    return rows;
+  };
+  if (format != DType::kE4M3) return {gathered(ops::prepare(scratch, x, format))};
+  const ops::QuantizedLeft sent = ops::quantize_left(scratch, x, {0, ScaleFormat::kPowerOfTwo});
+  Left out{gathered(sent.numbers), sent.scales};
+  const Tensor scales(const_cast<float*>(sent.scales.data), {x.rows, sent.scales.stride});
+  out.scales.data = static_cast<const float*>(gathered(scales).data);
+  out.scales.promote = recipe.promote;
   return out;
 }
 
@@ -37,14 +41,14 @@ void add_fprop(std::vector<ops::Product>& products, const ops::Matrix& y, const 
                const Weight& w, int64_t i, bool accumulate) {
   int64_t column = 0;
   for (const ops::Packed& part : w.fprop_parts(i)) {
-    products.push_back({y.columns(column, part.n), x.numbers, part, accumulate, x.scales});
+    products.push_back({y.columns(column, part.n), x.numbers, part, accumulate, x.scales, x.tiles});
     column += part.n;
   }
 }
 
 void add_dgrad(std::vector<ops::Product>& products, const ops::Matrix& dx, const Left& dy,
                const Weight& w, int64_t i, bool accumulate) {
-  products.push_back({dx, dy.numbers, w.dgrad(i), accumulate, dy.scales});
+  products.push_back({dx, dy.numbers, w.dgrad(i), accumulate, dy.scales, dy.tiles});
 }
 
 void weight_gradients(std::span<const ops::WeightGradient> products, const Weight& w,
@@ -66,23 +70,28 @@ void linear(const ops::Matrix& y, const ops::Matrix& x, const Weight& w, bool ac
   ops::matmul(products);
 }
 
+Left left_for_backward(const ops::Matrix& dy, const Weight& w, const Pass& pass) {
+  return left_of(dy, w.operand(pass.precision), w.segment(), pass.fp8, pass.scratch);
+}
+
+void linear_dgrad(const ops::Matrix& dx, bool accumulate, const Left& dy, const Weight& w) {
+  std::vector<ops::Product> products;
+  add_dgrad(products, dx, dy, w, 0, accumulate);
+  ops::matmul(products);
+}
+
+void linear_wgrad(const Left& dy, const ops::Matrix& x, Weight& w, const Pass& pass) {
+  const ops::WeightGradient gradient{w.gradient(), dy.numbers, x, w.adds_to_gradient()};
+  weight_gradients(std::span(&gradient, 1), w, pass);
+}
+
 void linear_backward(const ops::Matrix& dx, bool accumulate, const ops::Matrix& dy,
                      const ops::Matrix& x, Weight& w, const Pass& pass) {
   const Arena::Scope scope(pass.scratch);
   const ops::QuantizingAs kind("gradients");
-  const DType format = w.operand(pass.precision);
-  ops::WeightGradient gradient{w.gradient(), dy, x, w.adds_to_gradient()};
-  {
-    // What dgrad reads, a gradient of the weight reads, too, unless it is quantised.
-    std::optional<Arena::Scope> of_dgrad;
-    if (format == DType::kE4M3) of_dgrad.emplace(pass.scratch);
-    const Left left = left_of(dy, format, w.segment(), pass.fp8, pass.scratch);
-    std::vector<ops::Product> products;
-    if (!dx.empty()) add_dgrad(products, dx, left, w, 0, accumulate);
-    ops::matmul(products);
-    if (format != DType::kE4M3) gradient.dy = left.numbers;
-  }
-  weight_gradients(std::span(&gradient, 1), w, pass);
+  const Left left = left_for_backward(dy, w, pass);
+  if (!dx.empty()) linear_dgrad(dx, accumulate, left, w);
+  linear_wgrad(left, x, w, pass);
 }
 
 void RmsNorm::forward(const ops::Matrix& y, const ops::Matrix& x, Saved& saved,

@@ -1,6 +1,8 @@
 // The linear layer y = x W^T and RMSNorm with a weight: forward and backward.
 #pragma once
 
+#include <optional>
+
 #include "model/weight.h"
 
 namespace minke::model {
@@ -33,17 +35,20 @@ struct Pass {
 };
 
 // The left side of products: numbers of the right side's format or, where that is E4M3, of codes in
-// BF16 beside their scales.
+// BF16 beside their scales, or what products quantise themselves.
 struct Left {
   ops::Matrix numbers;
   ops::Scales scales = {};
+  std::optional<ops::LeftTiles> tiles = {};
   Left row_range(int64_t begin, int64_t rows) const;
 };
 // x for an operand of that format. segment: see Weight::segment. recipe: of E4M3.
 Left left_of(const ops::Matrix& x, DType format, int64_t segment, const ops::Fp8Recipe& recipe,
              Arena& scratch);
-// The rows of `tokens` (I32).
-Left gathered(const Left& x, const Tensor& tokens, Arena& scratch);
+// The rows of `tokens` (I32) as experts get them: E4M3 with power-of-two scales, whatever those of
+// the run, is quantised before it is sent (V3 report, section 3.3.3).
+Left dispatched(const ops::Matrix& x, DType format, const Tensor& tokens,
+                const ops::Fp8Recipe& recipe, Arena& scratch);
 // y (+)= x W_i^T, and dx (+)= dy W_i.
 void add_fprop(std::vector<ops::Product>& products, const ops::Matrix& y, const Left& x,
                const Weight& w, int64_t i, bool accumulate);
@@ -56,7 +61,11 @@ void weight_gradients(std::span<const ops::WeightGradient> products, const Weigh
 // y_TN (+)= x_TK W^T. y FP32 or BF16 (accumulate: FP32), x FP32 or BF16.
 void linear(const ops::Matrix& y, const ops::Matrix& x, const Weight& w, bool accumulate,
             const Pass& pass);
-// dx_TK (+)= dy_TN W (skipped where dx is empty); dW += dy^T x.
+// dy as both of these read it: dx_TK (+)= dy_TN W, and dW += dy^T x.
+Left left_for_backward(const ops::Matrix& dy, const Weight& w, const Pass& pass);
+void linear_dgrad(const ops::Matrix& dx, bool accumulate, const Left& dy, const Weight& w);
+void linear_wgrad(const Left& dy, const ops::Matrix& x, Weight& w, const Pass& pass);
+// The two together, the first skipped where dx is empty.
 void linear_backward(const ops::Matrix& dx, bool accumulate, const ops::Matrix& dy,
                      const ops::Matrix& x, Weight& w, const Pass& pass);
 

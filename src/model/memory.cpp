@@ -151,27 +151,18 @@ class Workspace {
   Tensor kept(int64_t rows, int64_t width) { return arena_.make(act_, {rows, width}); }
   Tensor f32(int64_t rows, int64_t width) { return arena_.make(DType::kF32, {rows, width}); }
 
-  // x [T, width] as the left side of a product.
-  void left(int64_t rows, int64_t width, int64_t segment = 0) {
-    const Tensor shape(static_cast<float*>(nullptr), {rows, width});
-    if (fp8_) ops::quantize_left(arena_, shape, segment, recipe_.scales);
-  }
-  void left_for_a_moment(int64_t rows, int64_t width, int64_t segment = 0) {
-    const Arena::Scope scope(arena_);
-    left(rows, width, segment);
-  }
-  // The rows that experts read of one.
-  void left_gathered(int64_t width) {
+  // The rows that experts read of one [T, width].
+  void dispatched(int64_t width) {
     if (!fp8_) return;
-    left(T_, width);
+    const Tensor x(static_cast<float*>(nullptr), {T_, width});
+    ops::quantize_left(arena_, x, {});
     kept(routed(), width);
     f32(routed(), ops::quantized_blocks(width, 0));
   }
   // dy [T, out] of `dy` meets x [T, in], both packed for the gradient of the weight.
-  void linear_backward(int64_t out, int64_t in, DType dy, int64_t segment = 0) {
+  void linear_backward(int64_t out, int64_t in, DType dy) {
     const Arena::Scope scope(arena_);
     if (!fp8_ && dy != act_) kept(T_, out);
-    left_for_a_moment(T_, out, segment);
     wgrad({T_}, out, in);
   }
   void head_backward(int64_t out, int64_t in) {
@@ -213,10 +204,7 @@ class Workspace {
     {
       const Arena::Scope in_attention(arena_);
       if (paper_) expanded();
-      const int64_t H = c_.num_attention_heads;
-      if (fp8_) kept(T_, H * c_.v_head_dim);
-      left_for_a_moment(
-          T_, std::max({c_.hidden_size, c_.q_lora_rank, c_.kv_lora_rank, H * c_.v_head_dim}));
+      if (fp8_) kept(T_, c_.num_attention_heads * c_.v_head_dim);
       Arena none{Arena::Counting{}};
       const Attention a = attention(none);
       ops::attention(a.o, a.lse, a.q, a.kv, a.k_rope, shape(), arena_);
@@ -228,21 +216,18 @@ class Workspace {
   void ffn_forward(int64_t width) {
     const Arena::Scope scope(arena_);
     if (fp8_) kept(T_, 2 * width);
-    left_for_a_moment(T_, c_.hidden_size);
     if (again_) kept(T_, width);
-    left_for_a_moment(T_, width);
   }
   void moe_forward() {
     const Arena::Scope scope(arena_);
     const int64_t D = c_.hidden_size, F = c_.moe_intermediate_size;
     if (fp8_) kept(routed(), 2 * F);
     if (fp8_) {
-      left_gathered(D);
+      dispatched(D);
     } else {
       kept(routed(), D);
     }
     if (again_) kept(routed(), F);
-    left_for_a_moment(routed(), F);
     if (c_.n_shared_experts > 0) ffn_forward(c_.n_shared_experts * F);
   }
   void head() {
@@ -308,12 +293,11 @@ class Workspace {
   }
   void ffn_backward(int64_t width) {
     const Arena::Scope scope(arena_);
-    if (fp8_) kept(T_, 2 * width);
     if (again_) kept(T_, width);
     kept(T_, width);
-    linear_backward(c_.hidden_size, width, DType::kF32);
     kept(T_, 2 * width);
-    linear_backward(2 * width, c_.hidden_size, act_, width);
+    linear_backward(c_.hidden_size, width, DType::kF32);
+    linear_backward(2 * width, c_.hidden_size, act_);
   }
   int64_t routed() const { return T_ * c_.num_experts_per_tok; }
   void moe_backward() {
@@ -323,16 +307,15 @@ class Workspace {
     std::vector<int64_t> rows(static_cast<size_t>(E), routed() / E);
     for (int64_t e = 0; e < routed() % E; ++e) ++rows[static_cast<size_t>(e)];
     kept(routed(), D);
-    if (fp8_) kept(routed(), 2 * F);
     if (again_) kept(routed(), F);
     kept(routed(), F);
     {
       const Arena::Scope in_down(arena_);
-      left_gathered(D);
+      dispatched(D);
     }
-    wgrad(rows, D, F);
     kept(routed(), 2 * F);
     f32(routed(), 1);
+    wgrad(rows, D, F);
     f32(routed(), 1);
     {
       const Arena::Scope in_router(arena_);
@@ -340,7 +323,6 @@ class Workspace {
       plain_wgrad({T_}, E, D, DType::kF32);
     }
     wgrad(rows, 2 * F, D);
-    left_for_a_moment(routed(), 2 * F, F);
     if (c_.n_shared_experts > 0) ffn_backward(c_.n_shared_experts * F);
   }
 

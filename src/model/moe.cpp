@@ -5,19 +5,9 @@
 #include "ops/elementwise.h"
 #include "ops/permute.h"
 #include "ops/quantize_counts.h"
+#include "ops/swiglu_fp8.h"
 
 namespace minke::model {
-namespace {
-
-// Tokens and their gradients go to experts in FP8 with power-of-two scales, whatever the scales of
-// the run (V3 report, section 3.3.3).
-ops::Fp8Recipe dispatched(ops::Fp8Recipe recipe) {
-  recipe.scales = ScaleFormat::kPowerOfTwo;
-  return recipe;
-}
-
-}  // namespace
-
 GateUp::GateUp(int64_t rows, int64_t width, const Pass& pass)
     : numbers((pass.is_fp8() ? pass.scratch : pass.saved).make(pass.activation(), {rows, width})) {
   if (!pass.is_fp8()) return;
@@ -26,16 +16,22 @@ GateUp::GateUp(int64_t rows, int64_t width, const Pass& pass)
   format = pass.fp8.scales;
 }
 
-void GateUp::keep() {
+void GateUp::forward(const Tensor& h, const Tensor& weight) const {
   const ops::QuantizingAs kind("swiglu_input");
-  if (!codes.empty()) ops::quantize_rows(codes, scale, numbers, codes.dim(1) / 2, format);
+  if (codes.empty()) {
+    ops::swiglu(h, numbers, weight);
+  } else {
+    ops::swiglu_keeping(h, {codes, scale}, numbers, weight, format);
+  }
 }
 
-Tensor GateUp::kept(const Pass& pass) const {
-  if (codes.empty()) return numbers;
-  const Tensor out = pass.scratch.make(pass.activation(), codes.shape());
-  ops::dequantize_rows(out, codes, scale, codes.dim(1) / 2);
-  return out;
+void GateUp::backward(const Tensor& d_gate_up, const Tensor& dweight, const Tensor& h,
+                      const Tensor& dh, const Tensor& weight) const {
+  if (codes.empty()) {
+    ops::swiglu_backward(d_gate_up, dweight, h, dh, numbers, weight);
+  } else {
+    ops::swiglu_backward_kept(d_gate_up, dweight, h, dh, {codes, scale}, weight);
+  }
 }
 
 Ffn::Ffn(const std::string& prefix, int64_t hidden, int64_t width)
@@ -47,26 +43,29 @@ void Ffn::forward(const Tensor& y_TD, const Tensor& x_TD, Saved& saved, const Pa
   const Arena::Scope scope(pass.scratch);
   saved.gate_up = GateUp(x_TD.dim(0), gate_up_.rows(), pass);
   linear(saved.gate_up.numbers, x_TD, gate_up_, false, pass);
-  saved.gate_up.keep();
   saved.h_TF = pass.cheapest().make(pass.activation(), {x_TD.dim(0), down_.cols()});
-  ops::swiglu(saved.h_TF, saved.gate_up.numbers, {});
+  saved.gate_up.forward(saved.h_TF, {});
   linear(y_TD, saved.h_TF, down_, true, pass);
 }
 
 void Ffn::backward(const Tensor& dx_TD, bool accumulate, const Tensor& dy_TD, const Tensor& x_TD,
                    const Saved& saved, const Pass& pass) {
   const Arena::Scope scope(pass.scratch);
+  const ops::QuantizingAs kind("gradients");
   const int64_t T = dy_TD.dim(0);
-  const Tensor gate_up = saved.gate_up.kept(pass);
-  Tensor h_TF = saved.h_TF;
+  Tensor h_TF = saved.h_TF, h_again;
   if (pass.computes_again()) {
-    h_TF = pass.scratch.make(pass.activation(), {T, down_.cols()});
-    ops::swiglu(h_TF, gate_up, {});
+    h_TF = h_again = pass.scratch.make(pass.activation(), {T, down_.cols()});
   }
   const Tensor dh_TF = pass.scratch.make(pass.activation(), {T, down_.cols()});
-  linear_backward(dh_TF, false, dy_TD, h_TF, down_, pass);
   const Tensor d_gate_up = pass.scratch.make(pass.activation(), {T, gate_up_.rows()});
-  ops::swiglu_backward(d_gate_up, {}, dh_TF, gate_up, {});
+  {
+    const Arena::Scope in_down(pass.scratch);
+    const Left dy = left_for_backward(dy_TD, down_, pass);
+    linear_dgrad(dh_TF, false, dy, down_);
+    saved.gate_up.backward(d_gate_up, {}, h_again, dh_TF, {});
+    linear_wgrad(dy, h_TF, down_, pass);
+  }
   linear_backward(dx_TD, accumulate, d_gate_up, x_TD, gate_up_, pass);
 }
 
@@ -161,12 +160,10 @@ double Moe::forward(const Tensor& y_TD, const Tensor& x_TD, int64_t sequences, c
   const Arena::Scope scope(pass.scratch);
   s.gate_up = GateUp(R, gate_up_.rows(), pass);
   const DType format = down_.other_side(pass.precision);
-  const Left x_R = gathered(left_of(x_TD, format, 0, dispatched(pass.fp8), pass.scratch), s.token_R,
-                            pass.scratch);
+  const Left x_R = dispatched(x_TD, format, s.token_R, pass.fp8, pass.scratch);
   grouped(add_fprop, s.gate_up.numbers, x_R, gate_up_, s.offsets);
-  s.gate_up.keep();
   s.h_RF = pass.cheapest().make(act, {R, down_.cols()});
-  ops::swiglu(s.h_RF, s.gate_up.numbers, s.weight_R);
+  s.gate_up.forward(s.h_RF, s.weight_R);
   // The gathered input is done with, and its place is taken where it is as large.
   const ops::Matrix y_RD =
       format == DType::kI8 ? ops::Matrix(pass.scratch.make(act, {R, y_TD.dim(1)})) : x_R.numbers;
@@ -189,25 +186,20 @@ void Moe::backward(const Tensor& dx_TD, const Tensor& dy_TD, const Tensor& x_TD,
   const bool fp8 = format == DType::kE4M3;
   const Tensor rows_RD = pass.scratch.make(act, {R, D});
   ops::gather_rows(rows_RD, dy_TD, s.token_R);
-  const Tensor gate_up = s.gate_up.kept(pass);
-  Tensor h_RF = s.h_RF;
-  if (pass.computes_again()) {
-    h_RF = pass.scratch.make(act, {R, F});
-    ops::swiglu(h_RF, gate_up, s.weight_R);
-  }
+  Tensor h_RF = s.h_RF, h_again;
+  if (pass.computes_again()) h_RF = h_again = pass.scratch.make(act, {R, F});
   const Tensor dh_RF = pass.scratch.make(act, {R, F});
   {
     const Arena::Scope in_down(pass.scratch);
-    const Left dy_R = fp8 ? gathered(left_of(dy_TD, format, 0, dispatched(pass.fp8), pass.scratch),
-                                     s.token_R, pass.scratch)
-                          : Left{rows_RD};
+    const Left dy_R =
+        fp8 ? dispatched(dy_TD, format, s.token_R, pass.fp8, pass.scratch) : Left{rows_RD};
     grouped(add_dgrad, dh_RF, dy_R, down_, s.offsets);
   }
-  grouped_wgrad(down_, rows_RD, h_RF, s.offsets, pass);
-
   const Tensor d_gate_up = pass.scratch.make(act, {R, 2 * F});
   const Tensor dweight_R = pass.scratch.make(DType::kF32, {R});
-  ops::swiglu_backward(d_gate_up, dweight_R, dh_RF, gate_up, s.weight_R);
+  s.gate_up.backward(d_gate_up, dweight_R, h_again, dh_RF, s.weight_R);
+  grouped_wgrad(down_, rows_RD, h_RF, s.offsets, pass);
+
   const Tensor dweights_TK = pass.scratch.make(DType::kF32, s.route.weights_TK.shape());
   ops::scatter_weights(dweights_TK, dweight_R, s.row_TK);
   router.backward(dx_TD, dweights_TK, x_TD, sequences, balance_scale, s.route, pass);

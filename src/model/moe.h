@@ -18,10 +18,12 @@ struct GateUp {
   // Where a product writes it.
   GateUp(int64_t rows, int64_t width, const Pass& pass);
   GateUp() = default;
-  // To be called once it is written.
-  void keep();
-  // As the backward reads it.
-  Tensor kept(const Pass& pass) const;
+  // Once it is written: h = SwiGLU of it, and what the backward reads is kept. weight: see
+  // ops::swiglu.
+  void forward(const Tensor& h, const Tensor& weight) const;
+  // From what is kept: h again where it has memory, and see ops::swiglu_backward.
+  void backward(const Tensor& d_gate_up, const Tensor& dweight, const Tensor& h, const Tensor& dh,
+                const Tensor& weight) const;
 };
 
 // y += down(silu(gate(x)) * up(x))

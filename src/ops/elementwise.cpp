@@ -52,16 +52,18 @@ void swiglu(const Matrix& h_TF, const Matrix& gate_up, const Tensor& weight_T) {
                [&](int64_t begin, int64_t end) { run(h_TF, in, begin, end); });
 }
 
-void swiglu_backward(const Matrix& d_gate_up, const Tensor& dweight_T, const Matrix& dh_TF,
-                     const Matrix& gate_up, const Tensor& weight_T) {
+void swiglu_backward(const Matrix& d_gate_up, const Tensor& dweight_T, const Matrix& h_TF,
+                     const Matrix& dh_TF, const Matrix& gate_up, const Tensor& weight_T) {
   const Profiled profiled("swiglu_backward");
   MINKE_CHECK(gate_up.rows == dh_TF.rows && gate_up.cols == 2 * dh_TF.cols);
   MINKE_CHECK(same_shape(d_gate_up, gate_up));
   MINKE_CHECK(weight_T.empty() == dweight_T.empty());
+  MINKE_CHECK(h_TF.empty() || (same_shape(h_TF, dh_TF) && h_TF.dtype == gate_up.dtype));
   kernels::SwigluRows in{};
   in.gate_up = gate_up;
   in.weight = numbers(weight_T, dh_TF.rows);
   in.d_gate_up = d_gate_up;
+  in.h = h_TF;
   in.dh = dh_TF;
   in.dweight = const_cast<float*>(numbers(dweight_T, dh_TF.rows));
   const auto run =

@@ -11,9 +11,9 @@ namespace minke::ops {
 void swiglu(const Matrix& h_TF, const Matrix& gate_up, const Tensor& weight_T);
 
 // d_gate_up [T, 2F] is overwritten; dweight_T (FP32) too where weight_T is given: sum_f dh *
-// silu(gate) * up.
-void swiglu_backward(const Matrix& d_gate_up, const Tensor& dweight_T, const Matrix& dh_TF,
-                     const Matrix& gate_up, const Tensor& weight_T);
+// silu(gate) * up. h_TF (of gate_up's format, may be empty) becomes what swiglu makes.
+void swiglu_backward(const Matrix& d_gate_up, const Tensor& dweight_T, const Matrix& h_TF,
+                     const Matrix& dh_TF, const Matrix& gate_up, const Tensor& weight_T);
 
 // dst = src, converted (FP32, BF16).
 void convert(const Matrix& dst, const Matrix& src);

@@ -4,84 +4,20 @@
 #include <vector>
 
 #include "base/profile.h"
-#include "ops/chunks.h"
 #include "ops/dispatch.h"
 #include "ops/elementwise.h"
-#include "ops/kernels/matmul.h"
-#include "ops/kernels/matmul_fp8.h"
-#include "ops/kernels/matmul_int.h"
 #include "ops/kernels/matmul_pack.h"
 #include "ops/kernels/quantize.h"
+#include "ops/matmul_operation.h"
 #include "ops/quantize.h"
-#include "ops/tensor_core.h"
-#include "tensor/integers.h"
+#include "ops/quantize_counts.h"
 
 namespace minke::ops {
 namespace {
 
-using kernels::Fp8Kernels;
-using kernels::kBlockPanels;
 using kernels::kBlockRows;
-using kernels::kFp8UnitBytes;
 using kernels::kPanel;
 using kernels::kUnitBytes;
-using kernels::MatmulBlock;
-
-static_assert(kScaleBlock == kernels::kScaleBlock);
-
-bool is_codes(DType format) { return format == DType::kE4M3; }
-int64_t numbers_per_unit(DType format) { return format == DType::kF32 ? 1 : 2; }
-// Of one panel, a unit of the sum.
-int64_t unit_bytes(DType format) { return is_codes(format) ? kFp8UnitBytes : kPanel * kUnitBytes; }
-int64_t panel_bytes(DType format, int64_t k) {
-  if (is_integers(format)) {
-    return kernels::int_sums(k) * kernels::int_panel_bytes(format == DType::kU8);
-  }
-  return ceil_div(k, numbers_per_unit(format)) * unit_bytes(format);
-}
-int64_t panel_bytes(const Packed& x) { return panel_bytes(x.format, x.k); }
-
-Matrix part(const Matrix& x, int64_t row, int64_t rows, int64_t column, int64_t columns) {
-  return x.row_range(row, std::min(rows, x.rows - row))
-      .columns(column, std::min(columns, x.cols - column));
-}
-
-void check_format(DType format) {
-  if (!is_codes(format) && !is_integers(format)) format_index(format);
-}
-
-auto int_table() { return MINKE_KERNELS(kernels::IntKernels, int_kernels); }
-int int_index(DType format) { return format == DType::kU8 ? 1 : 0; }
-
-void check_packed(const Packed& x) {
-  check_format(x.format);
-  MINKE_CHECK(x.n >= 0 && x.k >= 0 && reinterpret_cast<uintptr_t>(x.data) % 64 == 0);
-}
-
-// A part of a product for one thread: rows by panels.
-struct Part {
-  size_t operation;
-  int64_t row, rows, panel, panels;
-};
-
-// So few rows take as long as reading the panels does.
-constexpr int64_t kLeastRows = 8;
-// Multiply-adds, of which few rows take as long as kLeastRows.
-int64_t work_of(int64_t m, int64_t n, int64_t k) {
-  return m == 0 ? 0 : std::max(m, kLeastRows) * n * std::max<int64_t>(k, 1);
-}
-
-// A product whose left side may be packed too.
-struct Operation {
-  Matrix out;
-  int64_t k = 0;
-  const std::byte* left = nullptr;
-  int64_t group_rows = 0, group_stride = 0, row_stride = 0, unit_stride = 0;  // as MatmulBlock's
-  Packed right;  // which has scales where it is codes, or the numbers of codes in BF16
-  bool accumulate = false;
-  DType left_format = DType::kF32;  // where the right side has scales
-  Scales left_scales = {};
-};
 
 Operation operation(const Product& p) {
   check_packed(p.right);
@@ -95,14 +31,34 @@ Operation operation(const Product& p) {
     MINKE_CHECK(p.left.dtype == p.right.format, "left is {}, right {}", name_of(p.left.dtype),
                 name_of(p.right.format));
   }
-  const int64_t cols = is_integers(p.right.format) ? int_row_bytes(p.right.k) : p.right.k;
-  MINKE_CHECK(p.left.cols == cols && p.out.rows == p.left.rows && p.out.cols == p.right.n,
+  const int64_t k = p.right.k;
+  const int64_t cols = is_integers(p.right.format) ? int_row_bytes(k) : k;
+  MINKE_CHECK((p.tiles ? left_columns(p.left.cols, p.tiles->segment) : p.left.cols) == cols &&
+                  p.out.rows == p.left.rows && p.out.cols == p.right.n,
               "[{}, {}] . [{}, {}]^T into [{}, {}]", p.left.rows, p.left.cols, p.right.n, p.right.k,
               p.out.rows, p.out.cols);
   MINKE_CHECK(!p.accumulate || p.out.dtype == DType::kF32);
+  if (p.tiles) {
+    MINKE_CHECK(is_codes(p.right.format) && p.left_scales.data == nullptr);
+    const int64_t row = k * static_cast<int64_t>(sizeof(bf16));
+    const int64_t blocks = quantized_blocks(p.left.cols, p.tiles->segment);
+    return {p.out,
+            k,
+            nullptr,
+            kBlockRows,
+            0,
+            row,
+            kUnitBytes,
+            p.right,
+            p.accumulate,
+            DType::kBF16,
+            {nullptr, 1, blocks, 1, p.left_scales.promote},
+            p.left,
+            *p.tiles};
+  }
   const int64_t stride = p.left.stride * static_cast<int64_t>(size_of(p.left.dtype));
   return {p.out,
-          p.right.k,
+          k,
           static_cast<const std::byte*>(p.left.data),
           kBlockRows,
           kBlockRows * stride,
@@ -114,147 +70,10 @@ Operation operation(const Product& p) {
           p.left_scales};
 }
 
-// As run_block, where the right side has scales.
-void run_fp8_block(const Operation& op, int64_t row, int64_t panel, const Matrix& out) {
-  kernels::Fp8Block block{};
-  block.left =
-      op.left + row / op.group_rows * op.group_stride + row % op.group_rows * op.row_stride;
-  block.group_rows = op.group_rows;
-  block.group_stride = op.group_stride;
-  block.row_stride = op.row_stride;
-  block.unit_stride = op.unit_stride;
-  if (op.left_scales.data != nullptr) {
-    block.left_scale = op.left_scales.data + row * op.left_scales.stride;
-  }
-  block.left_scale_row = op.left_scales.stride;
-  block.left_scale_block = op.left_scales.block_stride;
-  block.right = op.right.data + panel * panel_bytes(op.right);
-  block.right_is_codes = is_codes(op.right.format);
-  block.right_scale = op.right.scales.data;
-  block.first_column = panel * kPanel;
-  block.right_tile = op.right.scales.tile;
-  block.right_scale_tile = op.right.scales.stride;
-  block.right_scale_block = op.right.scales.block_stride;
-  block.rows = out.rows;
-  block.cols = out.cols;
-  block.k = op.k;
-  block.segment = op.right.segment > 0 ? op.right.segment : op.k;
-  block.out = out.data;
-  block.out_stride = out.stride;
-  block.accumulate = op.accumulate;
-  if (op.left_scales.promote != Fp8Recipe::kFp32Sums) {
-    return tensor_core_block(block, out.dtype, op.left_scales.promote);
-  }
-  MINKE_KERNELS(Fp8Kernels, fp8_kernels)
-      ->block[format_index(op.left_format)][format_index(out.dtype)](block);
-}
-
-// As run_part, where the right side is integers.
-void run_int_block(const Operation& op, int64_t row, int64_t panel, const Matrix& out) {
-  const kernels::IntBlock block{op.left + row * op.row_stride,
-                                op.row_stride,
-                                op.right.data + panel * panel_bytes(op.right),
-                                out.rows,
-                                out.cols,
-                                op.k,
-                                out.data,
-                                out.stride,
-                                op.accumulate};
-  int_table()->block[int_index(op.right.format)][format_index(out.dtype)](block);
-}
-
-void run_part(const Operation& op, const Part& p) {
-  const int64_t row = p.row, panel = p.panel;
-  const Matrix out = part(op.out, row, p.rows, panel * kPanel, p.panels * kPanel);
-  if (op.right.scales.data != nullptr) return run_fp8_block(op, row, panel, out);
-  if (is_integers(op.right.format)) return run_int_block(op, row, panel, out);
-  MatmulBlock block{};
-  // A block of rows begins a group, or is within the only one.
-  block.left =
-      op.left + row / op.group_rows * op.group_stride + row % op.group_rows * op.row_stride;
-  block.group_rows = op.group_rows;
-  block.group_stride = op.group_stride;
-  block.row_stride = op.row_stride;
-  block.unit_stride = op.unit_stride;
-  block.right = op.right.data + panel * panel_bytes(op.right);
-  block.rows = out.rows;
-  block.cols = out.cols;
-  block.k = op.k;
-  block.out = out.data;
-  block.out_stride = out.stride;
-  block.accumulate = op.accumulate;
-  MINKE_KERNELS(kernels::MatmulKernels, matmul_kernels)
-      ->block[format_index(op.right.format)][format_index(out.dtype)](block);
-}
-
-// Row blocks are even. A part is large enough to be worth a thread's while.
-void cut(std::vector<Part>& parts, const Operation& op, size_t index) {
-  constexpr int64_t kWork = int64_t{1} << 25, kMostPanels = 16;
-  const int64_t m = op.out.rows, group = op.group_rows == kPanel ? kPanel : 1;
-  const int64_t all = ceil_div(op.out.cols, kPanel);
-  if (m == 0) return;
-  const int64_t rows = ceil_div(ceil_div(m, ceil_div(m, kBlockRows)), group) * group;
-  const int64_t panels =
-      std::clamp<int64_t>(ceil_div(kWork, work_of(rows, kPanel, op.k)), 1, kMostPanels);
-  for (int64_t row = 0; row < m; row += rows) {
-    for (int64_t p = 0; p < all; p += panels) {
-      parts.push_back({index, row, rows, p, std::min(panels, all - p)});
-    }
-  }
-}
-
-// Where rows are few, reading the panels takes the time: parts are of many bytes, so that a thread
-// reads long runs, and of fewer near the end, where one thread waits for the last part of another.
-void cut_reading(std::vector<Part>& parts, const Operation& op, size_t index, int64_t& left) {
-  constexpr int64_t kMost = 1 << 20, kLeast = 1 << 18, kShare = 16;
-  const int64_t all = ceil_div(op.out.cols, kPanel), each = panel_bytes(op.right);
-  for (int64_t p = 0; p < all;) {
-    const int64_t bytes = std::clamp(left / kShare, kLeast, kMost);
-    const int64_t panels = std::min(
-        ceil_div(bytes, std::max<int64_t>(1, each) * kBlockPanels) * kBlockPanels, all - p);
-    parts.push_back({index, 0, op.out.rows, p, panels});
-    p += panels;
-    left -= panels * each;
-  }
-}
-
-// Parts depend on sizes alone.
-std::vector<Part> cut(std::span<const Operation> operations) {
-  std::vector<Part> parts;
-  int64_t bytes = 0;
-  bool few = true;
-  for (const Operation& op : operations) {
-    bytes += ceil_div(op.out.cols, kPanel) * panel_bytes(op.right);
-    few = few && op.out.rows <= kLeastRows;
-  }
-  for (size_t i = 0; i < operations.size(); ++i) {
-    if (few && operations[i].out.rows > 0) {
-      cut_reading(parts, operations[i], i, bytes);
-    } else {
-      cut(parts, operations[i], i);
-    }
-  }
-  return parts;
-}
-
-void run(std::span<const Operation> operations) {
-  constexpr int64_t kAlone = int64_t{1} << 20;  // some 5 us
-  int64_t work = 0;
-  for (const Operation& op : operations) work += work_of(op.out.rows, op.out.cols, op.k);
-  const std::vector<Part> parts = cut(operations);
-  const auto count = std::ssize(parts);
-  parallel_for(count, work <= kAlone ? count + 1 : 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      const Part& p = parts[static_cast<size_t>(i)];
-      run_part(operations[p.operation], p);
-    }
-  });
-}
-
 }  // namespace
 
 size_t packed_bytes(DType format, int64_t n, int64_t k) {
-  check_format(format);
+  check_operand_format(format);
   MINKE_CHECK(n >= 0 && k >= 0);
   return static_cast<size_t>(ceil_div(n, kPanel) * panel_bytes(format, k));
 }
@@ -356,7 +175,13 @@ void matmul(std::span<const Product> products) {
   const Profiled profiled("matmul");
   std::vector<Operation> operations;
   operations.reserve(products.size());
-  for (const Product& product : products) operations.push_back(operation(product));
+  const void* counted = nullptr;  // matrices that are stacked read the same left side
+  for (const Product& product : products) {
+    operations.push_back(operation(product));
+    if (!product.tiles || product.left.data == counted || !counts_quantizing()) continue;
+    counted = product.left.data;
+    count_quantizing_left(product.left, *product.tiles);
+  }
   run(operations);
 }
 

@@ -12,9 +12,11 @@
 // nor the other rows, so a row's result is the same bytes whatever it is computed with.
 #pragma once
 
+#include <optional>
 #include <span>
 
 #include "ops/matrix.h"
+#include "tensor/scales.h"
 
 namespace minke::ops {
 
@@ -73,6 +75,13 @@ Matrix prepare(Arena& scratch, const Matrix& x, DType format);
 int64_t int_row_bytes(int64_t k);
 Matrix quantize_to_integers(Arena& scratch, const Matrix& x);
 
+// How a left side becomes E4M3: in tiles of 1x128, which begin anew at multiples of `segment` (0:
+// there is one).
+struct LeftTiles {
+  int64_t segment = 0;
+  ScaleFormat format = ScaleFormat::kF32;
+};
+
 // out (+)= left . right^T.   left [M, K] in right's format (FP32 or BF16 where that is E4M3; what
 // quantize_to_integers gives where it is integers), out [M, N] FP32 or BF16 (accumulate: FP32
 // only).
@@ -82,6 +91,10 @@ struct Product {
   Packed right;
   bool accumulate = false;
   Scales left_scales = {};  // of the left side's rows (tile 1), where right is E4M3
+  // Where right is E4M3: left is quantised first, by the threads that multiply it, and
+  // left_scales.data is null. The same numbers as of quantize_left in ops/quantize.h, without a
+  // pass over memory.
+  std::optional<LeftTiles> tiles = {};
 };
 // All products, their tiles shared out over the threads together. M = 0 is allowed (an idle
 // expert).

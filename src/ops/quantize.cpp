@@ -26,15 +26,26 @@ int64_t segment_of(int64_t columns, int64_t segment) {
 }
 int64_t even(int64_t n) { return (n + 1) / 2 * 2; }
 
-void run_rows(const kernels::QuantizeRows& what, ScaleFormat format) {
-  kernels::QuantizeRows how = what;
-  how.power_of_two = format == ScaleFormat::kPowerOfTwo;
-  const auto run = kernel_table()->rows[format_index(what.x.dtype)];
-  parallel_for(what.x.rows, rows_per_chunk(what.x.cols),
-               [&](int64_t begin, int64_t end) { run(how, begin, end); });
-  if (!counts_quantizing()) return;
-  count_quantized(how.x, how.codes.data != nullptr ? how.codes : how.numbers, how.scale,
-                  how.scale_stride, ceil_div(how.x.cols, kScaleBlock));
+void count(const kernels::QuantizeRows& rows) {
+  count_quantized(rows.x, rows.codes.data != nullptr ? rows.codes : rows.numbers, rows.scale,
+                  rows.scale_stride, ceil_div(rows.x.cols, kScaleBlock));
+}
+
+// What quantize_left does, segment by segment.
+template <typename Body>
+void for_each_segment(const Matrix& numbers, float* scale, const Matrix& x, const LeftTiles& tiles,
+                      Body&& body) {
+  const int64_t width = segment_of(x.cols, tiles.segment);
+  const int64_t step = width == x.cols ? width : even(width);
+  for (int64_t p = 0; p * width < x.cols; ++p) {
+    kernels::QuantizeRows rows{};
+    rows.x = x.columns(p * width, width);
+    rows.numbers = numbers.columns(p * step, width);
+    rows.scale = scale + p * ceil_div(width, kScaleBlock);
+    rows.scale_stride = quantized_blocks(x.cols, tiles.segment);
+    rows.power_of_two = tiles.format == ScaleFormat::kPowerOfTwo;
+    body(rows);
+  }
 }
 
 }  // namespace
@@ -57,7 +68,11 @@ void quantize_rows(const Matrix& codes, const Matrix& scale, const Matrix& x, in
     what.codes = codes.columns(c, width);
     what.scale = static_cast<float*>(scale.data) + c / width * blocks;
     what.scale_stride = scale.stride;
-    run_rows(what, format);
+    what.power_of_two = format == ScaleFormat::kPowerOfTwo;
+    const auto run = kernel_table()->rows[format_index(x.dtype)];
+    parallel_for(x.rows, rows_per_chunk(width),
+                 [&](int64_t begin, int64_t end) { run(what, begin, end); });
+    if (counts_quantizing()) count(what);
   }
 }
 
@@ -75,27 +90,49 @@ void dequantize_rows(const Matrix& x, const Matrix& codes, const Matrix& scale, 
   }
 }
 
-QuantizedLeft quantize_left(Arena& scratch, const Matrix& x, int64_t segment, ScaleFormat format) {
+int64_t left_columns(int64_t columns, int64_t segment) {
+  const int64_t width = segment_of(columns, segment);
+  return width == columns ? columns : columns / width * even(width);
+}
+
+QuantizedLeft quantize_left(Arena& scratch, const Matrix& x, const LeftTiles& tiles) {
   const Profiled profiled("quantize_left");
-  const int64_t width = segment_of(x.cols, segment), blocks = ceil_div(width, kScaleBlock);
-  const int64_t parts = width == 0 ? 0 : x.cols / width, stride = parts * blocks;
-  const Matrix numbers =
-      scratch.make(DType::kBF16, {x.rows, parts == 1 ? width : parts * even(width)});
-  const Tensor scale = scratch.make(DType::kF32, {x.rows, stride});
-  const QuantizedLeft out{numbers, {static_cast<float*>(scale.raw()), 1, stride, 1}};
+  const int64_t blocks = quantized_blocks(x.cols, tiles.segment);
+  const Matrix numbers = scratch.make(DType::kBF16, {x.rows, left_columns(x.cols, tiles.segment)});
+  const Tensor scale = scratch.make(DType::kF32, {x.rows, blocks});
+  const QuantizedLeft out{numbers, {static_cast<float*>(scale.raw()), 1, blocks, 1}};
   if (scratch.counting()) return out;
-  const int64_t step = parts == 1 ? width : even(width);
-  for (int64_t p = 0; p < parts; ++p) {
-    kernels::QuantizeRows what{};
-    what.x = x.columns(p * width, width);
-    what.numbers = numbers.columns(p * step, width);
-    what.scale = scale.data<float>() + p * blocks;
-    what.scale_stride = stride;
-    run_rows(what, format);
-    if (step == width) continue;
-    for (int64_t r = 0; r < x.rows; ++r) numbers.row<bf16>(r)[p * step + width] = bf16(0.0F);
+  parallel_for(x.rows, rows_per_chunk(x.cols), [&](int64_t begin, int64_t end) {
+    quantize_left(numbers.row_range(begin, end - begin), scale.data<float>() + begin * blocks,
+                  x.row_range(begin, end - begin), tiles);
+  });
+  if (counts_quantizing()) {
+    for_each_segment(numbers, scale.data<float>(), x, tiles, count);
   }
   return out;
+}
+
+void quantize_left(const Matrix& numbers, float* scale, const Matrix& x, const LeftTiles& tiles) {
+  const auto run = kernel_table()->rows[format_index(x.dtype)];
+  for_each_segment(numbers, scale, x, tiles,
+                   [&](const kernels::QuantizeRows& rows) { run(rows, 0, x.rows); });
+  const int64_t width = segment_of(x.cols, tiles.segment), step = width + 1;
+  if (left_columns(x.cols, tiles.segment) == x.cols) return;
+  for (int64_t r = 0; r < x.rows; ++r) {
+    for (int64_t c = width; c < numbers.cols; c += step) numbers.row<bf16>(r)[c] = bf16(0.0F);
+  }
+}
+
+void count_quantizing_left(const Matrix& x, const LeftTiles& tiles) {
+  constexpr int64_t kRows = 1024;  // so many at a time: what they become is not kept
+  const int64_t most = std::min(x.rows, kRows), width = left_columns(x.cols, tiles.segment);
+  Arena memory(static_cast<size_t>(most * (width + 2 * quantized_blocks(x.cols, tiles.segment))) *
+                   sizeof(bf16) +
+               4096);
+  for (int64_t r = 0; r < x.rows; r += kRows) {
+    const Arena::Scope scope(memory);
+    quantize_left(memory, x.row_range(r, std::min(kRows, x.rows - r)), tiles);
+  }
 }
 
 int64_t e5m6_bytes(int64_t columns) {

@@ -34,12 +34,18 @@ void quantize_rows(const Matrix& codes, const Matrix& scale, const Matrix& x, in
 void dequantize_rows(const Matrix& x, const Matrix& codes, const Matrix& scale, int64_t segment);
 
 // x as the left operand of products with E4M3: the numbers of its codes in BF16, and their scales.
-// Segments of an odd length are one longer in it; what is added is zero.
+// Segments of an odd length, where there is more than one, are one longer in it; what is added is
+// zero.
 struct QuantizedLeft {
   Matrix numbers;
   Scales scales;
 };
-QuantizedLeft quantize_left(Arena& scratch, const Matrix& x, int64_t segment, ScaleFormat format);
+int64_t left_columns(int64_t columns, int64_t segment);
+QuantizedLeft quantize_left(Arena& scratch, const Matrix& x, const LeftTiles& tiles);
+// Into memory that is there, in the calling thread; nothing is counted (ops/quantize_counts.h).
+void quantize_left(const Matrix& numbers, float* scale, const Matrix& x, const LeftTiles& tiles);
+// Counts what a product quantises itself.
+void count_quantizing_left(const Matrix& x, const LeftTiles& tiles);
 
 // x in E5M6 times a power of two for each tile of 1x128, rounded in place, and kept in 12 bits a
 // number. x: BF16 [T, C], which holds every such number (above 2^-113: those below are rounded

@@ -68,12 +68,17 @@ class SwigluBackwardRun final : public OpRun {
       : size_(size),
         x_(PaddedMatrix::random("gate_up", x, size.rows, 2 * size.cols, size.padding, 4)),
         dh_(PaddedMatrix::random("dh", dh, size.rows, size.cols, size.padding)),
-        dx_(dx, size.rows, 2 * size.cols, size.padding) {
+        dx_(dx, size.rows, 2 * size.cols, size.padding),
+        h_(x, size.rows, size.cols, size.padding),
+        forward_(x, size.rows, size.cols, size.padding) {
     if (!weighted) return;
     weight_ = random_tensor("weight", DType::kF32, {size.rows});
     dweight_ = OwnedTensor(DType::kF32, {size.rows});
   }
-  void run() override { ops::swiglu_backward(dx_, dweight_, dh_, x_, weight_); }
+  void run() override {
+    ops::swiglu_backward(dx_, dweight_, again() ? ops::Matrix(h_) : ops::Matrix(), dh_, x_,
+                         weight_);
+  }
   std::vector<Check> check() override {
     const int64_t T = size_.rows, F = size_.cols;
     const Doubles x = to_double(x_), dh = to_double(dh_),
@@ -100,6 +105,11 @@ class SwigluBackwardRun final : public OpRun {
     }
     std::vector<Check> checks{compare("d_gate_up", ops::Matrix(dx_), dx, dx_bound),
                               dx_.padding_check("d_gate_up")};
+    if (again()) {
+      ops::swiglu(forward_, x_, weight_);
+      checks.push_back(compare_exactly("h", ops::Matrix(h_), to_double(forward_)));
+      checks.push_back(h_.padding_check("h"));
+    }
     if (!weight.empty()) {
       checks.push_back(compare("dweight", dweight_, dweight, dweight_bound));
     }
@@ -111,10 +121,13 @@ class SwigluBackwardRun final : public OpRun {
   }
 
  private:
+  // Of weighted ones, the output is asked for, too.
+  bool again() const { return !weight_.empty(); }
+
   Size size_;
   PaddedMatrix x_, dh_;
   OwnedTensor weight_, dweight_;
-  PaddedMatrix dx_;
+  PaddedMatrix dx_, h_, forward_;
 };
 
 class ConvertRun final : public OpRun {

@@ -65,7 +65,7 @@ class RowsRun final : public OpRun {
     if (spec_.bench) return;
     ops::dequantize_rows(back_, codes_, scale_, spec_.segment);
     const Arena::Scope scope(scratch_);
-    left_ = ops::quantize_left(scratch_, x_, spec_.segment, spec_.format);
+    left_ = ops::quantize_left(scratch_, x_, {spec_.segment, spec_.format});
     numbers_.clear();
     for (int64_t r = 0; r < spec_.rows; ++r) {
       const bf16* row = left_.numbers.row<bf16>(r);

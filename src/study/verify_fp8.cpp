@@ -162,8 +162,8 @@ class Fp8Verification {
     ops::quantize_weights(std::span(&job, 1));
 
     Arena scratch(static_cast<size_t>(16 * ((M_ + 256) * (N_ + K_ + 256))) + (size_t{1} << 20));
-    const auto left = ops::quantize_left(scratch, x, 0, ScaleFormat::kF32);
-    const auto d_left = ops::quantize_left(scratch, dy, 0, ScaleFormat::kF32);
+    const auto left = ops::quantize_left(scratch, x, {0, ScaleFormat::kF32});
+    const auto d_left = ops::quantize_left(scratch, dy, {0, ScaleFormat::kF32});
     const OwnedTensor y(DType::kF32, {M_, N_}), dx(DType::kF32, {M_, K_}),
         dw(DType::kF32, {N_, K_});
     ops::matmul({y, left.numbers, fprop, false, left.scales});

@@ -9,6 +9,7 @@
 
 #include "base/rng.h"
 #include "isa_test_fixture.h"
+#include "ops/quantize_counts.h"
 #include "tensor/golden_file.h"
 
 namespace minke::ops {
@@ -91,8 +92,8 @@ TEST_P(Fp8Golden, TheThreeProductsAreWithinTheirBound) {
   const int64_t M = x.dim(0), K = x.dim(1), N = w.dim(0);
   const Operands weight = operands(w, ScaleFormat::kF32);
   Arena scratch(size_t{1} << 24);
-  const QuantizedLeft left = quantize_left(scratch, x, 0, ScaleFormat::kF32);
-  const QuantizedLeft d_left = quantize_left(scratch, dy, 0, ScaleFormat::kF32);
+  const QuantizedLeft left = quantize_left(scratch, x, {0, ScaleFormat::kF32});
+  const QuantizedLeft d_left = quantize_left(scratch, dy, {0, ScaleFormat::kF32});
   OwnedTensor y(DType::kF32, {M, N}), dx(DType::kF32, {M, K}), dw(DType::kF32, {N, K});
   matmul({y, left.numbers, weight.fprop, false, left.scales});
   matmul({dx, d_left.numbers, weight.dgrad, false, d_left.scales});
@@ -101,6 +102,75 @@ TEST_P(Fp8Golden, TheThreeProductsAreWithinTheirBound) {
   expect_product(y, golden().at("fprop"), K);
   expect_product(dx, golden().at("dgrad"), N);
   expect_product(dw, golden().at("wgrad"), M);
+}
+
+// A product that quantises its left side gives the bytes of one whose left side was quantised
+// before: for every edge of rows, tiles and segments, and where several parts of a product read the
+// same rows.
+TEST_P(Fp8Golden, ProductsQuantiseTheirLeftSideAsIfItHadBeenBefore) {
+  Arena scratch(size_t{1} << 24);
+  Rng rng(stream_key(1, 0, "left"));
+  const auto random = [&](int64_t rows, int64_t cols) {
+    OwnedTensor x(DType::kF32, {rows, cols});
+    for (float& v : x.span<float>()) v = static_cast<float>(std::exp(2 * rng.normal()));
+    return x;
+  };
+  for (const DType source : {DType::kF32, DType::kBF16}) {
+    for (const int64_t M : {1, 9, 129, 300}) {
+      for (const auto& [columns, segment] :
+           std::vector<std::pair<int64_t, int64_t>>{{70, 0}, {300, 0}, {352, 176}, {262, 131}}) {
+        const int64_t K = left_columns(columns, segment), N = 600;
+        const OwnedTensor x = random(M, columns), w = random(N, K);
+        Operands weight = operands(w, ScaleFormat::kF32);
+        Packed right = weight.fprop;
+        if (segment > 0) {
+          // As stacked weights have them: blocks of the sum begin anew.
+          right.segment = K / 2;
+          right.scales = {weight.scale.data<float>(), 128, 1, 0};
+        }
+        for (const ScaleFormat format : {ScaleFormat::kF32, ScaleFormat::kPowerOfTwo}) {
+          const Arena::Scope scope(scratch);
+          const Matrix left = prepare(scratch, x, source);
+          const LeftTiles tiles{segment, format};
+          const QuantizedLeft before = quantize_left(scratch, left, tiles);
+          OwnedTensor want(DType::kF32, {M, N}), got(DType::kF32, {M, N});
+          matmul({want, before.numbers, right, false, before.scales});
+          matmul({got, left, right, false, {}, tiles});
+          EXPECT_EQ(std::memcmp(got.raw(), want.raw(), want.bytes()), 0)
+              << M << " x " << columns << " in " << segment;
+        }
+      }
+    }
+  }
+}
+
+TEST_P(Fp8Golden, WhatProductsQuantiseIsCountedOnce) {
+  const Tensor x = golden().at("x");
+  const int64_t M = x.dim(0), K = x.dim(1), N = golden().at("w").dim(0);
+  const Operands weight = operands(golden().at("w"), ScaleFormat::kF32);
+  Arena scratch(size_t{1} << 24);
+  OwnedTensor y(DType::kF32, {M, N}), z(DType::kF32, {M, N});
+  const auto counts = [&](auto&& body) {
+    start_quantize_counts();
+    body();
+    return finish_quantize_counts();
+  };
+  const auto want = counts([&] { quantize_left(scratch, x, {}); });
+  const auto got = counts([&] {
+    const QuantizingAs kind("gradients");
+    const Product products[] = {{y, x, weight.fprop, false, {}, LeftTiles{}},
+                                {z, x, weight.fprop, false, {}, LeftTiles{}}};
+    matmul(products);
+  });
+  ASSERT_EQ(want.size(), 1U);
+  ASSERT_EQ(got.size(), 1U);
+  EXPECT_EQ(got[0].kind, "gradients");
+  EXPECT_EQ(want[0].numbers, M * K);
+  EXPECT_EQ(got[0].numbers, want[0].numbers);
+  EXPECT_EQ(got[0].saturated, want[0].saturated);
+  EXPECT_EQ(got[0].underflowed, want[0].underflowed);
+  EXPECT_EQ(got[0].least_scale, want[0].least_scale);
+  EXPECT_EQ(got[0].largest_scale, want[0].largest_scale);
 }
 
 // A tile that is not finite has no codes, and no scale: whatever reads it is NaN. Others are as
@@ -144,7 +214,7 @@ void expect_tiles_as_defined(const Tensor& x, DType format) {
   quantize_e4m3(want, want_scale, x, kTile1x128, ScaleFormat::kF32);
   EXPECT_EQ(std::memcmp(codes.raw(), want.raw(), want.bytes()), 0);
   EXPECT_EQ(std::memcmp(scale.raw(), want_scale.raw(), want_scale.bytes()), 0);
-  const QuantizedLeft left = quantize_left(scratch, source, 0, ScaleFormat::kF32);
+  const QuantizedLeft left = quantize_left(scratch, source, {0, ScaleFormat::kF32});
   for (int64_t r = 0; r < T; ++r) {
     for (int64_t c = 0; c < C; ++c) {
       const uint8_t code = static_cast<const uint8_t*>(want.raw())[r * C + c];
@@ -157,12 +227,15 @@ void expect_tiles_as_defined(const Tensor& x, DType format) {
 // binade below it.
 TEST_P(Fp8Golden, EveryQuotientOfBF16IsRoundedAsDefined) {
   constexpr int64_t kSignificands = 128, kBinades = 21;
-  OwnedTensor x(DType::kF32, {kSignificands, kBinades * kScaleBlock});
+  OwnedTensor x(DType::kF32, {kSignificands, (kBinades + 1) * kScaleBlock});
   for (int64_t r = 0; r < kSignificands; ++r) {
     const float most = std::ldexp(static_cast<float>(kSignificands + r), 3);
     for (int64_t c = 0; c < x.dim(1); ++c) {
-      const float number = std::ldexp(static_cast<float>(kSignificands + c % kScaleBlock),
-                                      3 - static_cast<int>(c / kScaleBlock));
+      const int64_t binade = c / kScaleBlock;
+      const float number = binade == kBinades
+                               ? -0.0F
+                               : std::ldexp(static_cast<float>(kSignificands + c % kScaleBlock),
+                                            3 - static_cast<int>(binade));
       x.data<float>()[r * x.dim(1) + c] =
           c % kScaleBlock == r ? (r % 2 == 0 ? most : -most) : std::min(number, most);
     }

@@ -75,7 +75,7 @@ struct Quantized {
     Rng rng(stream_key(1, 0, "operands"));
     for (float& v : x.span<float>()) v = static_cast<float>(rng.uniform());
     for (float& v : w.span<float>()) v = static_cast<float>(rng.uniform());
-    left = quantize_left(scratch, x, 0, format);
+    left = quantize_left(scratch, x, {0, format});
     right = {static_cast<std::byte*>(codes.raw()),
              DType::kE4M3,
              8,

@@ -193,37 +193,46 @@ inline Vec scales_of(Bits top, bool power_of_two) {
   return vec_of(where_less(top, all(kInfinity), number, all(0x7fc00000)));
 }
 
-// How x / scale comes to be, to the last bit.
+// How x / scale comes to be: to the last bit, or so that its code is the quotient's.
 enum class Division {
   kInverse,    // of a power of two
+  kNear,       // x and the largest number of its tile are BF16, scales near 1: see Quotient
   kCorrected,  // scales near 1: see Quotient
   kPlain,
 };
-// For scales within [least, most].
+// Of X, for scales within [least, most].
+template <typename X>
 inline Division division_by(float least, float most, bool power_of_two) {
   if (power_of_two) return Division::kInverse;
-  return least >= 0x1p-60F && most <= 0x1p60F ? Division::kCorrected : Division::kPlain;
+  if (least < 0x1p-60F || most > 0x1p60F) return Division::kPlain;
+  return sizeof(X) == sizeof(bf16) ? Division::kNear : Division::kCorrected;
 }
 
 // Division takes as long as a dozen other operations. The inverse in two parts gives a quotient
-// within a unit in the last place; its remainder is exact, and corrects it to the nearest number,
-// since the first part is the nearest one to the inverse (Markstein). Where the remainder is no
-// normal number the quotient is below 2^-10, and its code is zero.
+// within a unit in the last place, which is the nearest number itself but for one case in millions;
+// of two BF16 there are so few that a test goes through all of them. Else its remainder is exact,
+// and corrects it to the nearest number, since the first part is the nearest one to the inverse
+// (Markstein). Where the remainder is no normal number the quotient is below 2^-10, and its code is
+// zero. A zero's sign is lost on the way.
 template <Division kHow>
 struct Quotient {
   Vec scale, high, low;
   explicit Quotient(Vec by) : scale(by), high(splat(1.0F) / by), low(zero()) {
 #if !defined(MINKE_TARGET_scalar)
-    if (kHow == Division::kCorrected) low = product_less(high, scale, splat(1.0F)) * high;
+    if (kHow == Division::kCorrected || kHow == Division::kNear) {
+      low = product_less(high, scale, splat(1.0F)) * high;
+    }
 #endif
   }
   Quotient(float by, float inverse, float rest)
       : scale(splat(by)), high(splat(inverse)), low(splat(rest)) {}
   Vec operator()(Vec x) const {
 #if !defined(MINKE_TARGET_scalar)
-    if (kHow == Division::kCorrected) {
+    if (kHow == Division::kCorrected || kHow == Division::kNear) {
       const Vec near = fma(x, high, x * low);
-      return product_less(product_above(near, scale, x), high, near);  // -0 stays what it is
+      const Vec quotient =
+          kHow == Division::kNear ? near : product_less(product_above(near, scale, x), high, near);
+      return vec_of(either(bits_of(quotient), both(bits_of(x), all(~kSize))));
     }
     if (kHow == Division::kInverse) return x * high;
 #endif
@@ -236,6 +245,8 @@ inline void with_division(Division how, Body&& body) {
   switch (how) {
     case Division::kInverse:
       return body(std::integral_constant<Division, Division::kInverse>());
+    case Division::kNear:
+      return body(std::integral_constant<Division, Division::kNear>());
     case Division::kCorrected:
       return body(std::integral_constant<Division, Division::kCorrected>());
     case Division::kPlain:

@@ -23,8 +23,9 @@ void swiglu(const Matrix& h_TF, const SwigluRows& in, int64_t begin, int64_t end
 }
 
 // With s = sigmoid(g), a = g s: da/dg = s (1 + g (1 - s)).
-template <typename DX, typename DH, typename X>
-void swiglu_backward(const SwigluRows& in, int64_t begin, int64_t end) {
+// kAgain: the output is wanted, too, to the last bit as swiglu makes it.
+template <bool kAgain, typename DX, typename DH, typename X>
+void swiglu_backward_rows(const SwigluRows& in, int64_t begin, int64_t end) {
   const int64_t F = in.dh.cols;
   for (int64_t t = begin; t < end; ++t) {
     const X* gate = row_of<X>(in.gate_up, t);
@@ -32,13 +33,15 @@ void swiglu_backward(const SwigluRows& in, int64_t begin, int64_t end) {
     const DH* dh = row_of<DH>(in.dh, t);
     DX* d_gate = row_of<DX>(in.d_gate_up, t);
     DX* d_up = d_gate + F;
+    X* h = kAgain ? row_of<X>(in.h, t) : nullptr;
     const Vec weight = splat(in.weight != nullptr ? in.weight[t] : 1.0F);
     const Vec one = splat(1.0F);
     const float dweight = sum_vectors(F, [&](int64_t i, auto n) {
       prefetch_n(gate + in.gate_up.stride + i, n);
       prefetch_n(up + in.gate_up.stride + i, n);
       prefetch_n(dh + in.dh.stride + i, n);
-      const auto g = load_n(gate + i, n), s = sigmoid(g), a = g * s;
+      const auto g = load_n(gate + i, n), below = one + exp(zero() - g), s = one / below, a = g * s;
+      if constexpr (kAgain) store_n(h + i, g / below * (load_n(up + i, n) * weight), n);
       const auto slope = s * fma(g, one - s, one) * weight;
       // Read no sooner than needed: registers are few.
       const auto d = load_n(dh + i, n);
@@ -49,6 +52,12 @@ void swiglu_backward(const SwigluRows& in, int64_t begin, int64_t end) {
     });
     if (in.dweight != nullptr) in.dweight[t] = dweight;
   }
+}
+
+template <typename DX, typename DH, typename X>
+void swiglu_backward(const SwigluRows& in, int64_t begin, int64_t end) {
+  in.h.data != nullptr ? swiglu_backward_rows<true, DX, DH, X>(in, begin, end)
+                       : swiglu_backward_rows<false, DX, DH, X>(in, begin, end);
 }
 
 template <typename To, typename From>

@@ -11,6 +11,7 @@ struct SwigluRows {
   const float* weight;   // one a row, may be null
   Matrix d_gate_up, dh;  // backward
   float* dweight;        // backward, may be null
+  Matrix h;              // backward: the output again, of gate_up's format; may be empty
 };
 
 struct ElementwiseKernels {

@@ -38,51 +38,67 @@ inline void put_numbers(bf16* to, const bf16* x, int64_t count, const Q& quotien
   });
 }
 
-// Tiles of a row that are measured before any is quantised: a tile alone would wait for its largest
-// number, its scale and the inverse of that, one after the other.
-constexpr int64_t kTiles = kLanes;
-struct Tiles {
-  alignas(64) uint32_t top[kTiles] = {};
-  alignas(64) float scale[kTiles], high[kTiles], low[kTiles];
-
-  template <typename X>
-  Tiles(const X* x, int64_t columns, bool power_of_two) {
-    for (int64_t t = 0; t * kScaleBlock < columns; ++t) {
-      const int64_t count = least(columns - t * kScaleBlock, kScaleBlock);
-      top[t] = largest_of(widest(all(0), x + t * kScaleBlock, count));
-    }
-    const Vec scales = scales_of(bits_of(load(reinterpret_cast<const float*>(top))), power_of_two);
-    const Quotient<Division::kCorrected> quotient(scales);
-    store(scale, quotient.scale);
-    store(high, quotient.high);
-    store(low, quotient.low);
+// A tile of some rows, and the ones after it.
+struct Place {
+  int64_t row, column;
+  void next(int64_t columns) {
+    column += kScaleBlock;
+    if (column < columns) return;
+    column = 0;
+    ++row;
   }
 };
 
 template <typename X>
+void put_tile(const QuantizeRows& q, const Place& at, int64_t count, uint32_t top, float inverse,
+              float rest) {
+  const X* x = row_of<X>(q.x, at.row) + at.column;
+  uint8_t* codes = q.codes.data != nullptr ? row_of<uint8_t>(q.codes, at.row) + at.column : nullptr;
+  bf16* numbers = q.numbers.data != nullptr ? row_of<bf16>(q.numbers, at.row) + at.column : nullptr;
+  const float scale = q.scale[at.row * q.scale_stride + at.column / kScaleBlock];
+  if (top >= kInfinity) {
+    if (codes != nullptr) __builtin_memset(codes, 0, static_cast<size_t>(count));
+    for (int64_t j = 0; numbers != nullptr && j < count; ++j) numbers[j].bits = 0;
+    return;
+  }
+  with_division(division_by<X>(scale, scale, q.power_of_two), [&](auto how) {
+    const Quotient<how()> quotient(scale, inverse, rest);
+    if (codes != nullptr) put_codes(codes, x, count, quotient);
+    if (numbers != nullptr) put_numbers(numbers, x, count, quotient);
+  });
+}
+
+// So many tiles are measured before any is quantised: one alone would wait for its largest number,
+// its scale and the inverse of that, one after the other. Meanwhile the next ones are asked for.
+template <typename X>
 void quantize_rows(const QuantizeRows& q, int64_t begin, int64_t end) {
-  for (int64_t i = begin; i < end; ++i) {
-    for (int64_t first = 0; first < q.x.cols; first += kTiles * kScaleBlock) {
-      const int64_t columns = least(q.x.cols - first, kTiles * kScaleBlock);
-      const X* x = row_of<X>(q.x, i) + first;
-      const Tiles tiles(x, columns, q.power_of_two);
-      auto* codes = q.codes.data != nullptr ? row_of<uint8_t>(q.codes, i) + first : nullptr;
-      auto* numbers = q.numbers.data != nullptr ? row_of<bf16>(q.numbers, i) + first : nullptr;
-      float* scale = q.scale + i * q.scale_stride + first / kScaleBlock;
-      for (int64_t t = 0, c = 0; c < columns; ++t, c += kScaleBlock) {
-        const int64_t count = least(columns - c, kScaleBlock);
-        scale[t] = tiles.scale[t];
-        if (tiles.top[t] >= kInfinity) {
-          if (codes != nullptr) __builtin_memset(codes + c, 0, static_cast<size_t>(count));
-          for (int64_t j = c; numbers != nullptr && j < c + count; ++j) numbers[j].bits = 0;
-          continue;
-        }
-        with_division(division_by(scale[t], scale[t], q.power_of_two), [&](auto how) {
-          const Quotient<how()> quotient(tiles.scale[t], tiles.high[t], tiles.low[t]);
-          if (codes != nullptr) put_codes(codes + c, x + c, count, quotient);
-          if (numbers != nullptr) put_numbers(numbers + c, x + c, count, quotient);
-        });
+  constexpr int64_t kTiles = kLanes, kLine = 64 / sizeof(X);
+  Place at{begin, 0}, ahead{begin, 0};
+  const auto width = [&](const Place& tile) { return least(q.x.cols - tile.column, kScaleBlock); };
+  for (int64_t t = 0; t < kTiles && q.x.cols > 0; ++t) ahead.next(q.x.cols);
+  while (at.row < end && q.x.cols > 0) {
+    Place places[kTiles];
+    alignas(64) uint32_t top[kTiles] = {};
+    alignas(64) float scale[kTiles], high[kTiles], low[kTiles];
+    int64_t tiles = 0;
+    for (; tiles < kTiles && at.row < end; ++tiles, at.next(q.x.cols), ahead.next(q.x.cols)) {
+      places[tiles] = at;
+      const X* x = row_of<X>(q.x, at.row) + at.column;
+      for (int64_t i = 0; ahead.row < end && i < width(ahead); i += kLine) {
+        prefetch(row_of<X>(q.x, ahead.row) + ahead.column + i);
       }
+      top[tiles] = largest_of(widest(all(0), x, width(at)));
+    }
+    const Vec scales =
+        scales_of(bits_of(load(reinterpret_cast<const float*>(top))), q.power_of_two);
+    const Quotient<Division::kCorrected> quotient(scales);
+    store(scale, quotient.scale);
+    store(high, quotient.high);
+    store(low, quotient.low);
+    for (int64_t t = 0; t < tiles; ++t) {
+      const Place& place = places[t];
+      q.scale[place.row * q.scale_stride + place.column / kScaleBlock] = scale[t];
+      put_tile<X>(q, place, width(place), top[t], high[t], low[t]);
     }
   }
 }
@@ -95,7 +111,7 @@ void quantize_block(const Matrix& codes, float* scale, const Matrix& x, bool pow
   }
   const uint32_t top = largest_of(widest_of_rows);
   *scale = first_of(scales_of(all(top), power_of_two));
-  with_division(division_by(*scale, *scale, power_of_two), [&](auto how) {
+  with_division(division_by<X>(*scale, *scale, power_of_two), [&](auto how) {
     const Quotient<how()> quotient(splat(*scale));
     for (int64_t r = 0; r < x.rows; ++r) {
       auto* to = row_of<uint8_t>(codes, r);

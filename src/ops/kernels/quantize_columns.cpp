@@ -68,7 +68,7 @@ void quantize_columns(const QuantizeColumns& q) {
     smallest = scales[c] < smallest ? scales[c] : smallest;
     largest = scales[c] > largest ? scales[c] : largest;
   }
-  with_division(division_by(smallest, largest, q.power_of_two), [&](auto how) {
+  with_division(division_by<X>(smallest, largest, q.power_of_two), [&](auto how) {
     put_panel<X, how()>(q, scale, kept, std::make_integer_sequence<int, kVectors>());
   });
 }
