@@ -223,6 +223,7 @@ struct QuantizedSides {
   Tensor x_scale;  // of codes in 1x128, where x is codes
   std::byte *left, *right;
   Tensor left_scale, right_scale;  // [blocks of tokens, columns]
+  Matrix source;                   // of x, where that is codes; else x
 };
 
 void quantize_columns(const QuantizedSides& s, int64_t block, bool power_of_two) {
@@ -246,6 +247,22 @@ void quantize_columns(const QuantizedSides& s, int64_t block, bool power_of_two)
   };
   side(s.dy, s.left, s.left_scale);
   side(s.x, s.right, s.right_scale);
+}
+
+// What became of x in tiles of 128x1.
+void count_columns(const Matrix& x, const std::byte* panels, const Tensor& scale,
+                   const char* kind) {
+  for (int64_t row = 0; row < x.rows; row += kScaleBlock) {
+    const Matrix rows = x.row_range(row, std::min(kScaleBlock, x.rows - row));
+    const OwnedTensor numbers(DType::kBF16, {rows.rows, x.cols});
+    for (int64_t i = 0; i < numbers.count(); ++i) {
+      const int64_t r = row + i / x.cols, c = i % x.cols;
+      const std::byte* unit = panels + c / kPanel * panel_bytes(DType::kBF16, x.rows) +
+                              r / 2 * unit_bytes(DType::kBF16) + c % kPanel * kUnitBytes;
+      numbers.data<bf16>()[i] = reinterpret_cast<const bf16*>(unit)[r % 2];
+    }
+    count_quantized(rows, numbers, scale.rows(row / kScaleBlock, 1).data<float>(), 0, x.cols, kind);
+  }
 }
 
 }  // namespace
@@ -272,7 +289,8 @@ void matmul_wgrad_fp8(std::span<const WeightGradient> products, const Fp8Recipe&
                      numbers(N, M),
                      numbers(K, M),
                      scratch.make(DType::kF32, {blocks, N}),
-                     scratch.make(DType::kF32, {blocks, K})};
+                     scratch.make(DType::kF32, {blocks, K}),
+                     p.x};
     if (recipe.requantized) {
       s.x = scratch.make(DType::kE4M3, {M, K});
       s.x_scale = scratch.make(DType::kF32, {M, quantized_blocks(K, 0)});
@@ -300,6 +318,12 @@ void matmul_wgrad_fp8(std::span<const WeightGradient> products, const Fp8Recipe&
     chunks.run([&](size_t i, int64_t block) {
       quantize_columns(sides[i], block, recipe.scales == ScaleFormat::kPowerOfTwo);
     });
+  }
+  if (counts_quantizing()) {
+    for (const QuantizedSides& s : sides) {
+      count_columns(s.dy, s.left, s.left_scale, "gradients_128x1");
+      count_columns(s.source, s.right, s.right_scale, "activations_128x1");
+    }
   }
   run(operations);
 }

@@ -5,6 +5,7 @@
 #include "base/profile.h"
 #include "ops/chunks.h"
 #include "ops/dispatch.h"
+#include "ops/elementwise.h"
 #include "ops/kernels/e5m6.h"
 #include "ops/kernels/matmul.h"
 #include "ops/kernels/matmul_fp8.h"
@@ -142,6 +143,20 @@ int64_t e5m6_bytes(int64_t columns) {
 
 namespace {
 
+// `before` was rounded to x, which lacks its scales as numbers of codes.
+void count_e5m6(const Tensor& before, const Matrix& x, const Tensor& scale) {
+  const OwnedTensor numbers(DType::kBF16, before.shape());
+  const int64_t blocks = scale.dim(1);
+  for (int64_t r = 0; r < x.rows; ++r) {
+    for (int64_t c = 0; c < x.cols; ++c) {
+      const float by = scale.data<float>()[r * blocks + c / kScaleBlock];
+      numbers.data<bf16>()[r * x.cols + c] = bf16(static_cast<float>(x.row<bf16>(r)[c]) / by);
+    }
+  }
+  count_quantized(before, numbers, scale.data<float>(), blocks, blocks, "attention_output",
+                  kMaxE5M6);
+}
+
 template <typename Run>
 void run_e5m6(const Matrix& x, const Tensor& codes, const Tensor& scale, Run run) {
   MINKE_CHECK(x.dtype == DType::kBF16 && codes.shape() == Shape({x.rows, e5m6_bytes(x.cols)}) &&
@@ -156,7 +171,13 @@ void run_e5m6(const Matrix& x, const Tensor& codes, const Tensor& scale, Run run
 
 void quantize_e5m6(const Matrix& x, const Tensor& codes, const Tensor& scale) {
   const Profiled profiled("quantize_e5m6");
+  OwnedTensor before;
+  if (counts_quantizing()) {
+    before = OwnedTensor(DType::kBF16, {x.rows, x.cols});
+    convert(before, x);
+  }
   run_e5m6(x, codes, scale, MINKE_KERNELS(kernels::E5m6Kernels, e5m6_kernels)->quantize);
+  if (!before.empty()) count_e5m6(before, x, scale);
 }
 
 void dequantize_e5m6(const Matrix& x, const Tensor& codes, const Tensor& scale) {

@@ -31,17 +31,17 @@ void add(const QuantizeCounts& part) {
 bool is_zero(float x) { return x == 0; }
 bool is_zero(bf16 x) { return (x.bits & 0x7fff) == 0; }
 bool is_zero(uint8_t code) { return (code & 0x7f) == 0; }
-bool is_largest(bf16 number) { return (number.bits & 0x7fff) == bf16(kMaxE4M3).bits; }
-bool is_largest(uint8_t code) { return (code & 0x7f) == 0x7e; }
+bool is_largest(bf16 number, float largest) { return (number.bits & 0x7fff) == bf16(largest).bits; }
+bool is_largest(uint8_t code, float) { return (code & 0x7f) == 0x7e; }
 
 template <typename X, typename Code>
 void count_rows(QuantizeCounts& out, const Matrix& x, const Matrix& codes, int64_t begin,
-                int64_t end) {
+                int64_t end, float largest) {
   for (int64_t r = begin; r < end; ++r) {
     const X* from = static_cast<const X*>(x.data) + r * x.stride;
     const Code* to = static_cast<const Code*>(codes.data) + r * codes.stride;
     for (int64_t c = 0; c < x.cols; ++c) {
-      out.saturated += is_largest(to[c]) ? 1 : 0;
+      out.saturated += is_largest(to[c], largest) ? 1 : 0;
       out.underflowed += is_zero(to[c]) && !is_zero(from[c]) ? 1 : 0;
     }
     out.numbers += x.cols;
@@ -70,7 +70,7 @@ QuantizingAs::~QuantizingAs() { kind_of_thread = outer_; }
 bool counts_quantizing() { return counts; }
 
 void count_quantized(const Matrix& x, const Matrix& codes, const float* scale, int64_t stride,
-                     int64_t scales, const char* kind) {
+                     int64_t scales, const char* kind, float largest) {
   if (x.rows == 0 || scales == 0) return;
   const bool f32 = x.dtype == DType::kF32, bytes = codes.dtype == DType::kE4M3;
   const auto run = bytes ? (f32 ? count_rows<float, uint8_t> : count_rows<bf16, uint8_t>)
@@ -78,7 +78,7 @@ void count_quantized(const Matrix& x, const Matrix& codes, const float* scale, i
   const std::string name = kind != nullptr ? kind : kind_of_thread;
   parallel_for(x.rows, 64, [&](int64_t begin, int64_t end) {
     QuantizeCounts part{name, 0, 0, 0, scale[begin * stride], scale[begin * stride]};
-    run(part, x, codes, begin, end);
+    run(part, x, codes, begin, end, largest);
     for (int64_t r = begin; r < end; ++r) {
       for (int64_t i = 0; i < scales; ++i) {
         part.least_scale = std::min(part.least_scale, scale[r * stride + i]);

@@ -1,11 +1,12 @@
-// What quantising to E4M3 does to numbers, by kind of tensor. Off until it is asked for: it reads
-// everything again.
+// What quantising to E4M3 and E5M6 does to numbers, by kind of tensor. Off until it is asked for:
+// it reads everything again.
 #pragma once
 
 #include <string>
 #include <vector>
 
 #include "ops/matrix.h"
+#include "tensor/number.h"
 
 namespace minke::ops {
 
@@ -34,10 +35,11 @@ class QuantizingAs {
   const char* outer_;
 };
 
-// For ops that quantise: x (FP32, BF16) became `codes` (E4M3, or their numbers in BF16) with
-// scale(r, i) = scale[r * stride + i] for `scales` of each row. kind null: this thread's.
+// For ops that quantise: x (FP32, BF16) became `codes` (E4M3, or numbers of codes in BF16, of which
+// `largest` is the largest) with scale(r, i) = scale[r * stride + i] for `scales` of each row. kind
+// null: this thread's.
 bool counts_quantizing();
 void count_quantized(const Matrix& x, const Matrix& codes, const float* scale, int64_t stride,
-                     int64_t scales, const char* kind = nullptr);
+                     int64_t scales, const char* kind = nullptr, float largest = kMaxE4M3);
 
 }  // namespace minke::ops

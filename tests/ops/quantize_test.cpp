@@ -173,6 +173,68 @@ TEST_P(Fp8Golden, WhatProductsQuantiseIsCountedOnce) {
   EXPECT_EQ(got[0].largest_scale, want[0].largest_scale);
 }
 
+const QuantizeCounts& of_kind(const std::vector<QuantizeCounts>& counts, std::string_view kind) {
+  const auto found = std::ranges::find(counts, kind, &QuantizeCounts::kind);
+  MINKE_CHECK(found != counts.end(), "nothing of {}", kind);
+  return *found;
+}
+
+// Tiles of 128x1 with a number each that is the largest, one that is lost, and a scale that is
+// known.
+TEST_P(Fp8Golden, WhatWgradQuantisesIsCounted) {
+  constexpr int64_t kTokens = 200, kColumns = 40;  // two tiles along the tokens, two panels
+  Arena scratch(size_t{1} << 22);
+  OwnedTensor dy(DType::kF32, {kTokens, kColumns}), x(DType::kF32, {kTokens, kColumns});
+  OwnedTensor dw(DType::kF32, {kColumns, kColumns});
+  std::ranges::fill(dy.span<float>(), 1.0F);
+  std::ranges::fill(x.span<float>(), 1.0F);
+  for (const int64_t token : {5, 150}) {
+    for (int64_t c = 0; c < kColumns; ++c) {
+      x.data<float>()[token * kColumns + c] = 448;
+      x.data<float>()[(token + 1) * kColumns + c] = 0x1p-12F;
+      x.data<float>()[(token + 2) * kColumns + c] = 0;
+    }
+  }
+  for (const bool requantized : {false, true}) {
+    start_quantize_counts();
+    const WeightGradient product{dw, dy, x, false};
+    matmul_wgrad_fp8(std::span(&product, 1), {ScaleFormat::kF32, requantized}, scratch);
+    const auto counts = finish_quantize_counts();
+    const QuantizeCounts& activations = of_kind(counts, "activations_128x1");
+    EXPECT_EQ(activations.numbers, kTokens * kColumns);
+    EXPECT_EQ(activations.saturated, 2 * kColumns);
+    // Requantised ones were codes of rows, whose scales kept those numbers.
+    EXPECT_EQ(activations.underflowed, 2 * kColumns);
+    EXPECT_EQ(activations.least_scale, 1);
+    EXPECT_EQ(activations.largest_scale, 1);
+    const QuantizeCounts& gradients = of_kind(counts, "gradients_128x1");
+    EXPECT_EQ(gradients.numbers, kTokens * kColumns);
+    EXPECT_EQ(gradients.saturated, kTokens * kColumns);
+    EXPECT_EQ(gradients.underflowed, 0);
+    EXPECT_EQ(gradients.least_scale, 1 / 448.0F);
+  }
+}
+
+TEST_P(Fp8Golden, WhatE5M6LosesIsCounted) {
+  OwnedTensor x(DType::kBF16, {3, 200}), codes(DType::kU8, {3, e5m6_bytes(200)});
+  const OwnedTensor scale(DType::kF32, {3, 2});
+  std::ranges::fill(x.span<bf16>(), bf16(1.0F));
+  for (int64_t r = 0; r < 3; ++r) {
+    x.data<bf16>()[r * 200 + 7] = bf16(65024.0F);
+    x.data<bf16>()[r * 200 + 8] = bf16(0x1p-22F);  // a quarter of the least number
+    x.data<bf16>()[r * 200 + 130] = bf16(2 * 65024.0F);
+  }
+  start_quantize_counts();
+  quantize_e5m6(x, codes, scale);
+  const auto counts = finish_quantize_counts();
+  const QuantizeCounts& output = of_kind(counts, "attention_output");
+  EXPECT_EQ(output.numbers, 600);
+  EXPECT_EQ(output.saturated, 6);
+  EXPECT_EQ(output.underflowed, 3);
+  EXPECT_EQ(output.least_scale, 1);
+  EXPECT_EQ(output.largest_scale, 2);
+}
+
 // A tile that is not finite has no codes, and no scale: whatever reads it is NaN. Others are as
 // ever.
 TEST_P(Fp8Golden, WhatIsNotFiniteIsPassedOn) {

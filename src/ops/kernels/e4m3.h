@@ -213,7 +213,7 @@ inline Division division_by(float least, float most, bool power_of_two) {
 // of two BF16 there are so few that a test goes through all of them. Else its remainder is exact,
 // and corrects it to the nearest number, since the first part is the nearest one to the inverse
 // (Markstein). Where the remainder is no normal number the quotient is below 2^-10, and its code is
-// zero. A zero's sign is lost on the way.
+// zero. A zero's sign is lost on the way, so codes take theirs from x.
 template <Division kHow>
 struct Quotient {
   Vec scale, high, low;
@@ -230,9 +230,8 @@ struct Quotient {
 #if !defined(MINKE_TARGET_scalar)
     if (kHow == Division::kCorrected || kHow == Division::kNear) {
       const Vec near = fma(x, high, x * low);
-      const Vec quotient =
-          kHow == Division::kNear ? near : product_less(product_above(near, scale, x), high, near);
-      return vec_of(either(bits_of(quotient), both(bits_of(x), all(~kSize))));
+      if (kHow == Division::kNear) return near;
+      return product_less(product_above(near, scale, x), high, near);
     }
     if (kHow == Division::kInverse) return x * high;
 #endif
@@ -256,10 +255,15 @@ inline void with_division(Division how, Body&& body) {
 
 #if defined(MINKE_TARGET_scalar)
 
-inline Bits codes_of(Vec x) { return e4m3_encode(x.v); }
+template <Division kHow>
+inline Bits codes_of(const Quotient<kHow>& by, Vec x) {
+  return e4m3_encode(by(x).v);
+}
 // What is not finite has no code; it is not kept.
-inline Vec rounded(Vec x) {
-  return std::isfinite(x.v) ? Vec{e4m3_decode(e4m3_encode(x.v))} : zero();
+template <Division kHow>
+inline Vec rounded(const Quotient<kHow>& by, Vec x) {
+  const float quotient = by(x).v;
+  return std::isfinite(quotient) ? Vec{e4m3_decode(e4m3_encode(quotient))} : zero();
 }
 
 #else
@@ -267,19 +271,23 @@ inline Vec rounded(Vec x) {
 // The power of two at or below the magnitude of x, and not below the least normal one.
 inline Bits binade(Vec x) { return larger(both(bits_of(x), all(kInfinity)), all(121U << 23)); }
 
-// The numbers that the codes of x are, at most a little more than 448: multiples of an eighth of
-// their binade, which are the units of a number 2^20 times as large that is added and subtracted.
-// (Half as much again keeps negative numbers within its binade.)
-inline Vec rounded(Vec x) {
-  const Vec large = vec_of(plus(binade(x), all(20U << 23 | 0x400000U)));
-  const Vec number = (x + large) - large;
+// The numbers that the codes of quotients are, these at most a little more than 448: multiples of
+// an eighth of their binade, which are the units of a number 2^20 times as large that is added and
+// subtracted. (Half as much again keeps negative numbers within its binade.)
+template <Division kHow>
+inline Vec rounded(const Quotient<kHow>& by, Vec x) {
+  const Vec quotient = by(x);
+  const Vec large = vec_of(plus(binade(quotient), all(20U << 23 | 0x400000U)));
+  const Vec number = (quotient + large) - large;
   return vec_of(either(bits_of(number), both(bits_of(x), all(~kSize))));
 }
 
 // The same units as a whole number, and the binade's: 8 codes each.
-inline Bits codes_of(Vec x) {
-  const Bits power = binade(x), large = plus(power, all(20U << 23));
-  const Vec sum = vec_of(size_of_each(x)) + vec_of(large);
+template <Division kHow>
+inline Bits codes_of(const Quotient<kHow>& by, Vec x) {
+  const Vec quotient = by(x);
+  const Bits power = binade(quotient), large = plus(power, all(20U << 23));
+  const Vec sum = vec_of(size_of_each(quotient)) + vec_of(large);
   const Bits code = plus(minus(bits_of(sum), large), minus(right<20>(power), all(121U << 3)));
   return either(code, right<24>(both(bits_of(x), all(~kSize))));
 }

@@ -13,14 +13,14 @@ inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 template <typename X, typename Q>
 inline void put_codes(uint8_t* to, const X* x, int64_t count, const Q& quotient) {
   for_each_vector(count, [&](int64_t i, int n) {
-    store_codes(to + i, codes_of(quotient(load_n(x + i, n))), n);
+    store_codes(to + i, codes_of(quotient, load_n(x + i, n)), n);
   });
 }
 
 template <typename Q>
 inline void put_numbers(bf16* to, const float* x, int64_t count, const Q& quotient) {
   for_each_vector(
-      count, [&](int64_t i, int n) { store_n(to + i, rounded(quotient(load_n(x + i, n))), n); });
+      count, [&](int64_t i, int n) { store_n(to + i, rounded(quotient, load_n(x + i, n)), n); });
 }
 template <typename Q>
 inline void put_numbers(bf16* to, const bf16* x, int64_t count, const Q& quotient) {
@@ -28,13 +28,13 @@ inline void put_numbers(bf16* to, const bf16* x, int64_t count, const Q& quotien
 #if !defined(MINKE_TARGET_scalar)
   for (; i + 2 * kLanes <= count; i += 2 * kLanes) {
     const Bits pairs = load_pairs(x + i);
-    const Vec first = rounded(quotient(vec_of(left<16>(pairs))));
-    const Vec second = rounded(quotient(vec_of(both(pairs, all(0xffff0000)))));
+    const Vec first = rounded(quotient, vec_of(left<16>(pairs)));
+    const Vec second = rounded(quotient, vec_of(both(pairs, all(0xffff0000))));
     store_pairs(to + i, joined(first, second));
   }
 #endif
   for_each_vector(count - i, [&](int64_t j, int n) {
-    store_n(to + i + j, rounded(quotient(load_n(x + i + j, n))), n);
+    store_n(to + i + j, rounded(quotient, load_n(x + i + j, n)), n);
   });
 }
 

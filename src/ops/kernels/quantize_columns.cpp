@@ -24,42 +24,71 @@ inline Vec value(const QuantizeColumns& q, int64_t r, int v) {
   }
 }
 
-template <Division kHow>
-struct Columns {
-  Quotient<kHow> quotient;
-  Bits kept;  // none of columns that are not finite throughout: they become zeros
-};
-
-template <typename X, Division kHow>
-inline void put_pair(const QuantizeColumns& q, int64_t r, int v, const Columns<kHow>& columns,
-                     std::byte* to) {
-  const Vec first = rounded(columns.quotient(value<X>(q, r, v)));
-  const Vec second = r + 1 < q.x.rows ? rounded(columns.quotient(value<X>(q, r + 1, v))) : zero();
-  store_pairs(to + v * kLanes * kUnitBytes, both(joined(first, second), columns.kept));
-}
-
-template <typename X, Division kHow, int... kVector>
-void put_panel(const QuantizeColumns& q, const Vec (&scale)[kVectors], const Bits (&kept)[kVectors],
-               std::integer_sequence<int, kVector...>) {
-  const Columns<kHow> columns[kVectors] = {{Quotient<kHow>(scale[kVector]), kept[kVector]}...};
-  std::byte* to = q.panel;
-  for (int64_t r = 0; r < q.x.rows; r += 2, to += kPanel * kUnitBytes) {
-    (put_pair<X, kHow>(q, r, kVector, columns[kVector], to), ...);
-  }
-}
-
+// The largest magnitude of each column, as bits.
 template <typename X>
-void quantize_columns(const QuantizeColumns& q) {
-  Bits top[kVectors], kept[kVectors];
-  Vec scale[kVectors];
+void measure(Bits (&top)[kVectors], const QuantizeColumns& q) {
   for (Bits& t : top) t = all(0);
   for (int64_t r = 0; r < q.x.rows; ++r) {
     prefetch(row_of<X>(q.x, r) + kPanel);  // the next panel's, to which rows are no stream
     for (int v = 0; v < kVectors; ++v) top[v] = larger(top[v], size_of_each(value<X>(q, r, v)));
   }
+}
+#if !defined(MINKE_TARGET_scalar)
+// Two columns in each number, as they lie in memory.
+template <>
+void measure<bf16>(Bits (&top)[kVectors], const QuantizeColumns& q) {
+  constexpr int kPairs = kVectors / 2;
+  Bits pairs[kPairs];
+  for (Bits& p : pairs) p = all(0);
+  alignas(64) bf16 edge[kPanel] = {};
+  for (int64_t r = 0; r < q.x.rows; ++r) {
+    const bf16* row = row_of<bf16>(q.x, r);
+    prefetch(row + kPanel);  // the next panel's, to which rows are no stream
+    if (q.x.cols < kPanel) {
+      __builtin_memcpy(edge, row, static_cast<size_t>(q.x.cols) * sizeof(bf16));
+      row = edge;
+    }
+    for (int p = 0; p < kPairs; ++p) {
+      pairs[p] = larger_halves(pairs[p], both(load_pairs(row + 2 * p * kLanes), all(0x7fff7fff)));
+    }
+  }
+  for (int p = 0; p < kPairs; ++p) store_pairs(edge + 2 * p * kLanes, pairs[p]);
+  for (int v = 0; v < kVectors; ++v) top[v] = bits_of(load(edge + v * kLanes));
+}
+#endif
+
+template <typename X, Division kHow>
+inline void put_pair(const QuantizeColumns& q, int64_t r, int v, const Quotient<kHow>& by,
+                     std::byte* to) {
+  const Vec first = rounded(by, value<X>(q, r, v));
+  const Vec second = r + 1 < q.x.rows ? rounded(by, value<X>(q, r + 1, v)) : zero();
+  store_pairs(to + v * kLanes * kUnitBytes, joined(first, second));
+}
+
+template <typename X, Division kHow, int... kVector>
+void put_panel(const QuantizeColumns& q, const Vec (&scale)[kVectors],
+               std::integer_sequence<int, kVector...>) {
+  const Quotient<kHow> by[kVectors] = {Quotient<kHow>(scale[kVector])...};
+  std::byte* to = q.panel;
+  for (int64_t r = 0; r < q.x.rows; r += 2, to += kPanel * kUnitBytes) {
+    (put_pair<X, kHow>(q, r, kVector, by[kVector], to), ...);
+  }
+}
+
+// Columns that are not finite throughout become zeros.
+void clear(const QuantizeColumns& q, int64_t column) {
+  for (int64_t r = 0; r < q.x.rows; r += 2) {
+    __builtin_memset(q.panel + (r / 2 * kPanel + column) * kUnitBytes, 0, kUnitBytes);
+  }
+}
+
+template <typename X>
+void quantize_columns(const QuantizeColumns& q) {
+  Bits top[kVectors];
+  Vec scale[kVectors];
+  measure<X>(top, q);
   float scales[kPanel], smallest = 1, largest = 1;
   for (int v = 0; v < kVectors; ++v) {
-    kept[v] = where_less(top[v], all(kInfinity), all(~0U), all(0));
     scale[v] = scales_of(top[v], q.power_of_two);
     store(scales + v * kLanes, scale[v]);
   }
@@ -69,8 +98,11 @@ void quantize_columns(const QuantizeColumns& q) {
     largest = scales[c] > largest ? scales[c] : largest;
   }
   with_division(division_by<X>(smallest, largest, q.power_of_two), [&](auto how) {
-    put_panel<X, how()>(q, scale, kept, std::make_integer_sequence<int, kVectors>());
+    put_panel<X, how()>(q, scale, std::make_integer_sequence<int, kVectors>());
   });
+  for (int64_t c = 0; c < kPanel && c < q.x.cols; ++c) {
+    if (scales[c] != scales[c]) clear(q, c);
+  }
 }
 
 }  // namespace
