@@ -379,7 +379,7 @@ void add_matmul_fp8_cases(OpCases& cases) {
   spec.sides = Sides::kColumns;
   spec.out = DType::kF32;
   add(cases, spec);
-  for (const int64_t rows : {1, 2, 4, 8}) {
+  for (const int64_t rows : {1, 2, 4, 8, 16, 24, 32, 48}) {
     Spec decode;
     decode.rows = std::vector<int64_t>(8, rows);
     decode.N = decode.K = 4096;

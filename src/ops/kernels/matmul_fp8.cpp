@@ -174,6 +174,30 @@ void run_rows(Tile& t, const Left& left, int64_t rows, int64_t columns, int64_t 
   t.left_scale = left_scale;
 }
 
+#if defined(MINKE_TARGET_avx512)
+
+// Rows in tiles of even height, of which the first reads `bytes` of codes from memory. One alone
+// asks for them so far ahead, further than processors do by themselves; of several each asks for
+// its share of the codes that come next.
+void run_direct_rows(Tile& t, int64_t rows, int64_t bytes) {
+  constexpr int64_t kAhead = 8192;
+  const std::byte* left = t.left;
+  const float* left_scale = t.left_scale;
+  float* totals = t.totals;
+  const int64_t tiles = (rows + kDirectRows - 1) / kDirectRows;
+  t.ahead_bytes = kFp8UnitBytes / tiles;
+  for (int64_t i = 0; i < tiles; ++i) {
+    const int64_t begin = rows * i / tiles, end = rows * (i + 1) / tiles;
+    t.left = left + begin * t.row_stride;
+    if (left_scale != nullptr) t.left_scale = left_scale + begin * t.left_scale_row;
+    t.totals = totals + begin * kTotalsStride;
+    t.ahead = t.right + (tiles == 1 ? kAhead : bytes + bytes * i / tiles);
+    run_direct(t, end - begin, std::make_integer_sequence<int, kDirectRows>());
+  }
+}
+
+#endif
+
 // Columns from `from` on, whose totals are all in memory.
 template <typename Out>
 void finish(const Fp8Block& b, const float* totals, int64_t column, int64_t from, int64_t columns) {
@@ -218,7 +242,11 @@ void block(const Fp8Block& b) {
   alignas(64) std::byte panel[kStageNumbers / kPerWideUnit * kWideUnitBytes];
   const int64_t unit_bytes = b.right_is_codes ? kFp8UnitBytes : kWideUnitBytes;
   const int64_t panel_bytes = (b.k + 1) / 2 * unit_bytes;
-  const bool direct = sizeof(X) == sizeof(bf16) && b.rows <= kDirectRows && b.right_is_codes;
+#if defined(MINKE_TARGET_avx512)
+  const bool direct = sizeof(X) == sizeof(bf16) && b.right_is_codes;
+#else
+  constexpr bool direct = false;
+#endif
   const int64_t step = direct ? kPanel : kTotalsStride;
   for (int64_t column = 0; column < b.cols; column += step) {
     const int64_t columns = least(b.cols - column, step);
@@ -253,7 +281,7 @@ void block(const Fp8Block& b) {
       if constexpr (sizeof(X) == sizeof(bf16)) {
         if (direct) {
           t.right = units;
-          run_direct(t, b.rows, std::make_integer_sequence<int, kDirectRows>());
+          run_direct_rows(t, b.rows, (numbers + 1) / 2 * kFp8UnitBytes);
           continue;
         }
       }

@@ -30,7 +30,8 @@ struct Fp8Block {
   const float* left_scale;
   int64_t left_scale_row, left_scale_block;
   const std::byte* right;  // packed panels of codes; or of the numbers of codes in BF16, as
-  bool right_is_codes;     // ops/kernels/matmul.h has them (then the left side is BF16, too)
+  bool right_is_codes;     // ops/kernels/matmul.h has them (then the left side is BF16, too). By
+                           // codes, rows are within one group
   // The scale of column `first_column` + c at block b of the sum:
   // right_scale[(first_column + c) / right_tile * tile + b * block].
   const float* right_scale;

@@ -38,7 +38,9 @@ struct Tile {
   int64_t left_scale_row, left_scale_block;
   const float* right_scale;  // [blocks, kTotalsStride]
   float* totals;
-  const std::byte* ahead;  // what to fetch meanwhile: so many bytes with every block
+  // What to fetch meanwhile: so many bytes with every block; where codes are widened in registers,
+  // with every unit.
+  const std::byte* ahead;
   int64_t ahead_bytes;
   // Where whole vectors of totals go once the sum is at its end; null: it is not, or they stay.
   void* out;
@@ -48,8 +50,9 @@ struct Tile {
 
 #if defined(MINKE_TARGET_avx512)
 
-constexpr int kTileRows = 12;   // 24 sums, 2 of the right side, 6 left over of 32 registers
-constexpr int kDirectRows = 8;  // so few rows widen codes in registers
+constexpr int kTileRows = 12;  // 24 sums, 2 of the right side, 6 left over of 32 registers
+// Rows of BF16 by codes, which are widened in registers: 16 sums, the tables of it and a unit.
+constexpr int kDirectRows = 8;
 
 template <int kNumbers>
 inline __m512bh pair_at(const std::byte* left) {
@@ -73,7 +76,6 @@ template <int kNumbers, int kRows, int kVectors>
 #else
 
 constexpr int kTileRows = 6;  // 12 sums, 2 of the right side, 2 left over of 16 registers
-constexpr int kDirectRows = 0;
 
 #endif
 
@@ -223,15 +225,14 @@ void run_tile(const Tile& t, int64_t rows, int64_t columns,
 // From codes, which are read from memory in one run, panel after panel.
 template <int kRows>
 void direct_tile(const Tile& t) {
-  // Memory is asked for so far ahead: further than processors do by themselves.
-  constexpr int64_t kAhead = 8192;
   const Widener widener(magnitudes());
-  const std::byte *left = t.left, *right = t.right;
+  const std::byte *left = t.left, *right = t.right, *ahead = t.ahead;
   const int64_t row_stride = t.row_stride, unit_stride = t.unit_stride;
   for (int64_t i = 0; i < t.count; ++i) {
     Vec sum[kRows][2] = {};
     const auto add = [&](auto numbers) __attribute__((always_inline)) {
-      __builtin_prefetch(right + kAhead);
+      __builtin_prefetch(ahead);
+      ahead += t.ahead_bytes;
       __m512i pairs[2];
       widener.widen(pairs, right);
       add_pairs<numbers()>(sum, left, row_stride, pairs);
