@@ -43,6 +43,14 @@ fs::path beside(const fs::path& path, std::string_view suffix) {
   return parent_of(path) / ("." + path.filename().string() + std::string(suffix));
 }
 
+// Beside a folder, names that nobody else gives.
+constexpr std::string_view kFresh = ".minke-new", kOld = ".minke-old";
+
+// Whether the two changed their names in one step, so that whoever reads finds one or the other.
+bool exchanged(const fs::path& a, const fs::path& b) {
+  return ::renameat2(AT_FDCWD, a.c_str(), AT_FDCWD, b.c_str(), RENAME_EXCHANGE) == 0;
+}
+
 }  // namespace
 
 std::string read_file(const fs::path& path, uint64_t max_bytes) {
@@ -110,14 +118,14 @@ void write_file_atomic(const fs::path& path, std::string_view bytes) {
   file.commit();
 }
 
-// Sequence: fill .name.new; rename name -> .name.old; rename .name.new -> name; remove .name.old.
-// .name.new is complete only once .name.old exists or name is absent, see recover_folder().
+// Sequence: fill .name.minke-new; exchange it with name, or where the file system cannot, rename
+// name
+// -> .name.minke-old and .name.minke-new -> name; remove what was there before.
 void write_folder_atomic(const fs::path& folder, const std::function<void(const fs::path&)>& fill) {
   const fs::path target = without_trailing_slash(folder);
   recover_folder(target);
-  const fs::path fresh = beside(target, ".new"), old = beside(target, ".old");
+  const fs::path fresh = beside(target, kFresh), old = beside(target, kOld);
   std::error_code ec;
-  fs::remove_all(fresh, ec);
   try {
     make_writable_folder(fresh);
     fill(fresh);
@@ -128,34 +136,41 @@ void write_folder_atomic(const fs::path& folder, const std::function<void(const 
       if (!synced) fail("{}: cannot sync: {}", entry.path().string(), why());
     }
     sync_folder(fresh);
-    const bool replaces = fs::exists(target);
-    if (replaces && ::rename(target.c_str(), old.c_str()) != 0) {
-      fail("{}: cannot rename: {}", target.string(), why());
-    }
-    if (::rename(fresh.c_str(), target.c_str()) != 0) {
-      const std::string reason = why();
-      if (replaces) ::rename(old.c_str(), target.c_str());
-      fail("{}: cannot rename into place: {}", target.string(), reason);
+    if (!exchanged(fresh, target)) {
+      const bool replaces = fs::exists(target);
+      if (replaces && ::rename(target.c_str(), old.c_str()) != 0) {
+        fail("{}: cannot rename: {}", target.string(), why());
+      }
+      if (::rename(fresh.c_str(), target.c_str()) != 0) {
+        const std::string reason = why();
+        if (replaces) ::rename(old.c_str(), target.c_str());
+        fail("{}: cannot rename into place: {}", target.string(), reason);
+      }
     }
     sync_folder(parent_of(target));
   } catch (...) {
     fs::remove_all(fresh, ec);
     throw;
   }
+  fs::remove_all(fresh, ec);
   fs::remove_all(old, ec);
+}
+
+fs::path last_good_folder(const fs::path& folder) {
+  const fs::path target = without_trailing_slash(folder);
+  const fs::path fresh = beside(target, kFresh), old = beside(target, kOld);
+  // Without its name while the old one has its own: a crash came between the two renames, and the
+  // new folder is complete.
+  if (fs::exists(target) || !fs::exists(old)) return folder;
+  return fs::exists(fresh) ? fresh : old;
 }
 
 void recover_folder(const fs::path& folder) {
   const fs::path target = without_trailing_slash(folder);
-  const fs::path fresh = beside(target, ".new"), old = beside(target, ".old");
+  if (const fs::path good = last_good_folder(target); good != target) fs::rename(good, target);
   std::error_code ec;
-  if (fs::exists(old)) {
-    // The crash came between the two renames (then the new folder is complete) or after both.
-    if (!fs::exists(target) && fs::exists(fresh)) fs::rename(fresh, target, ec);
-    if (!fs::exists(target)) fs::rename(old, target, ec);
-    fs::remove_all(old, ec);
-  }
-  fs::remove_all(fresh, ec);
+  fs::remove_all(beside(target, kOld), ec);
+  fs::remove_all(beside(target, kFresh), ec);
 }
 
 MappedFile::MappedFile(const fs::path& path) : path_(path) {

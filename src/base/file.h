@@ -41,9 +41,13 @@ class AtomicFile {
 };
 
 // Durably replaces a folder: `fill` writes into a temporary folder beside it, which then takes its
-// name. A crash at any moment leaves the old folder or the new one; where both are found after a
-// crash, recover_folder() puts the last good one back under its name.
+// name. A crash at any moment leaves the old folder or the new one. For whoever writes `folder`,
+// and alone: a train run under its FolderLock.
 void write_folder_atomic(const fs::path& folder, const std::function<void(const fs::path&)>& fill);
+// Where the last good one is, for whoever reads: under its name, or after some crashes under
+// another. Writes nothing.
+fs::path last_good_folder(const fs::path& folder);
+// Puts that one back under its name and removes what a crash left. For whoever writes `folder`.
 void recover_folder(const fs::path& folder);
 
 // A read-only memory map of a whole file; pages are read when touched.

@@ -154,8 +154,8 @@ std::set<std::string, std::less<>> known_names(model::Transformer& architecture,
 }  // namespace
 
 fs::path model_folder(const fs::path& folder) {
-  for (const fs::path& candidate : {folder, folder / "checkpoint"}) {
-    recover_folder(candidate);
+  for (const fs::path& candidate :
+       {last_good_folder(folder), last_good_folder(folder / "checkpoint")}) {
     if (fs::exists(candidate / "config.json")) return candidate;
   }
   if (!fs::exists(folder)) fail("{}: no such folder", folder.string());

@@ -9,7 +9,8 @@
 
 namespace minke::checkpoint {
 
-// DIR itself where it holds a config.json, or the checkpoint of the training run in DIR.
+// DIR itself where it holds a config.json, or the checkpoint of the training run in DIR. Writes
+// nothing: the run may be going on.
 fs::path model_folder(const fs::path& folder);
 // Whether DIR holds a model's weights beside its config.
 bool has_weights(const fs::path& folder);

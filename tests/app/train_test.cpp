@@ -150,6 +150,20 @@ TEST(Train, KilledAtAnyMomentOfSavingItGoesOnFromTheLastGoodCheckpoint) {
   EXPECT_TRUE(runs.state("run") == runs.state("same"));
 }
 
+TEST(Train, WhoReadsTheRunMeanwhileNeverDisturbsIt) {
+  const SmallRuns runs;
+  Program program(runs.flags("run", {"--steps", "100000", "--save-every", "1"}));
+  const fs::path state = runs.path("run/checkpoint/trainer_state.json");
+  ASSERT_NO_FATAL_FAILURE(wait_until([&] { return fs::exists(state); }));
+  for (int i = 0; i < 12; ++i) {
+    expect_success(run_program({"inspect", runs.path("run")}));
+    expect_success(
+        run_program({"generate", runs.path("run"), "--prompt", "Anne", "--max-tokens", "1"}));
+  }
+  program.send(SIGINT);
+  expect_success(program.wait());
+}
+
 // Every step of a run is a place to stop at: in warm-up and out of it, within an epoch and at its
 // end, while the batch grows, before and after gamma and lambda change, at a spike and after it.
 TEST(TrainSlow, Trap12StoppedAfterEveryStepItIsTheSameRun) {

@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <csignal>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "base/error.h"
@@ -97,6 +98,32 @@ TEST(AtomicFolder, AFillThatThrowsLeavesTheOldOne) {
   EXPECT_THAT([&] { write_folder_atomic(target, fill); }, ThrowsMessage<Error>("no more"));
   EXPECT_THAT(names_in(target), testing::ElementsAre("one"));
   EXPECT_THAT(names_in(folder.path()), testing::ElementsAre("model"));
+}
+
+TEST(AtomicFolder, IsThereForReadersWhileItIsReplaced) {
+  const TemporaryFolder folder;
+  const fs::path target = folder / "model";
+  const auto save = [&] {
+    write_folder_atomic(target, [](const fs::path& at) { write_file_atomic(at / "one", "1"); });
+  };
+  save();
+  std::jthread writer([&](const std::stop_token& enough) {
+    while (!enough.stop_requested()) save();
+  });
+  for (int i = 0; i < 2000; ++i) EXPECT_EQ(read_file(last_good_folder(target) / "one"), "1");
+}
+
+TEST(AtomicFolder, LeavesAloneWhatStandsBesideIt) {
+  const TemporaryFolder folder;
+  for (const char* name : {".model.old", ".model.new", "model.old"}) {
+    fs::create_directories(folder / name);
+  }
+  const auto fill = [](const fs::path& at) { write_file_atomic(at / "one", "1"); };
+  write_folder_atomic(folder / "model", fill);
+  write_folder_atomic(folder / "model", fill);
+  recover_folder(folder / "model");
+  EXPECT_THAT(names_in(folder.path()),
+              testing::UnorderedElementsAre(".model.old", ".model.new", "model", "model.old"));
 }
 
 TEST(FullDisk, LosesNothingAndSaysSo) {
