@@ -86,7 +86,9 @@ void add_train_command(CLI::App& app) {
       arguments->options, [&](const char* flag, auto& field, train::Scope scope, const char* help) {
         const std::string name = std::string("--") + flag;
         const std::string group =
-            scope == train::Scope::kLeave ? "Looking, saving and stopping" : "Settings of the run";
+            scope == train::Scope::kFree
+                ? "Looking, saving and stopping (with --resume the run's own, unless given again)"
+                : "Settings of the run";
         if constexpr (std::is_same_v<std::remove_reference_t<decltype(field)>, bool>) {
           command->add_flag(name, field, help)->group(group);
         } else {

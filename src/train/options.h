@@ -86,9 +86,8 @@ struct Options {
 
 // What a setting may change between a run and its continuation.
 enum class Scope {
-  kRun,   // fixed at the start: another value would be another run
-  kKept,  // the run's own, unless another is given when it goes on
-  kLeave  // when to look, save or stop: free at every start
+  kRun,  // fixed at the start: another value would be another run
+  kFree  // when to look, save or stop: the run's own, unless another is given when it goes on
 };
 
 // Calls visit(flag, field, scope, help) for every setting, in the order of the help text.
@@ -179,33 +178,34 @@ void visit_fields(Opt& o, Visit&& visit) {
         "Keep averaged weights beside the others: what is left of an average after a step, such "
         "as 0.999 (0: none). `minke eval --ema` and the others read them");
   visit(
-      "on-spike", o.on_spike, kKept,
+      "on-spike", o.on_spike, kFree,
       "What is done where loss or gradient jumps, or is not finite: none (then what is not finite "
       "ends the run), skip (the step changes nothing), stop (and save), rollback (to the last "
       "checkpoint, and on with the text after the jump)");
-  visit("spike-z", o.spike_z, kKept,
+  visit("spike-z", o.spike_z, kFree,
         "A jump is so many standard deviations above the last 128 steps");
-  visit("eval-every", o.eval_every, kLeave, "Steps between evaluations (0: a tenth of the run)");
-  visit("sample-every", o.sample_every, kLeave, "Steps between samples (0: a fifth of the run)");
-  visit("save-every", o.save_every, kLeave, "Steps between checkpoints (0: a fifth of the run)");
-  visit("keep-last", o.keep_last, kLeave,
+  visit("eval-every", o.eval_every, kFree, "Steps between evaluations (0: a tenth of the run)");
+  visit("sample-every", o.sample_every, kFree, "Steps between samples (0: a fifth of the run)");
+  visit("save-every", o.save_every, kFree, "Steps between checkpoints (0: a fifth of the run)");
+  visit("keep-last", o.keep_last, kFree,
         "Earlier checkpoints that are kept in checkpoints/, besides the last");
-  visit("keep-every", o.keep_every, kLeave,
+  visit("keep-every", o.keep_every, kFree,
         "Checkpoints that are kept there for good: of steps that are multiples of this");
-  visit("keep-best", o.keep_best, kLeave,
+  visit("keep-best", o.keep_best, kFree,
         "Keep in best/ the checkpoint that reads the held-out text best");
   visit(
       "save-format", o.save_format, kRun,
       "Weights of checkpoints: bf16, or fp8 (linear layers in E4M3 with a scale for each block of "
       "128x128, as DeepSeek's files); what training goes on with is FP32 in either");
-  visit("stop-at", o.stop_at, kLeave, "Save and leave after this step (0: at the end)");
-  visit("shadow-bf16", o.shadow_bf16, kLeave,
+  visit("stop-at", o.stop_at, kFree,
+        "Save and leave after this step (0: at the end, also of a run that goes on)");
+  visit("shadow-bf16", o.shadow_bf16, kFree,
         "--precision fp8: every so many steps, the step's loss in BF16, too, beside its own (0: "
         "never)");
-  visit("tensorboard", o.tensorboard, kLeave,
+  visit("tensorboard", o.tensorboard, kFree,
         "Also write the metrics as TensorBoard's event files, into tensorboard/ of the run");
-  visit("sample-prompt", o.sample_prompt, kLeave, "What samples continue (default: nothing)");
-  visit("recompute", o.recompute, kLeave,
+  visit("sample-prompt", o.sample_prompt, kFree, "What samples continue (default: nothing)");
+  visit("recompute", o.recompute, kFree,
         "What a backward computes again instead of keeping it: none, paper (norms, MLA's "
         "up-projections, SwiGLU's output) or block; less memory, more time, the same bytes");
 }

@@ -93,8 +93,8 @@ void Run::check_resources() const {
     kept -= std::min<int64_t>(
         kept, std::distance(fs::directory_iterator(earlier), fs::directory_iterator()));
   }
-  const int64_t checkpoints =
-      (fs::exists(out_ / "checkpoint") ? 1 : 2) + kept + (options_.keep_best ? 1 : 0);
+  const bool resumes = fs::exists(out_ / "checkpoint");
+  const int64_t checkpoints = (resumes ? 1 : 2) + kept + (options_.keep_best ? 1 : 0);
   const uint64_t disk =
       static_cast<uint64_t>(checkpoints) * state_bytes_on_disk(config_.model, options_);
   log::info(
@@ -104,10 +104,13 @@ void Run::check_resources() const {
       bytes(memory.averages), bytes(memory.operands), bytes(memory.activations),
       bytes(memory.workspace), bytes(disk));
   if (memory.total() > free_memory_bytes()) {
-    fail(
-        "the run needs {} of memory and {} are free; a smaller --micro-batch, --seq or model would "
-        "fit",
-        bytes(memory.total()), bytes(free_memory_bytes()));
+    Options least = options_;
+    least.recompute = "block";
+    fail("the run needs {} of memory and {} are free; it needs {} with --recompute block{}",
+         bytes(memory.total()), bytes(free_memory_bytes()),
+         bytes(step_memory(config_.model, least).total()),
+         resumes ? ", which may change when a run goes on"
+                 : ", and less with a smaller --micro-batch, --seq or model, or --moments bf16");
   }
   if (disk > free_disk_bytes(out_)) {
     fail("{}: checkpoints need {} of disk and {} are free", out_.string(), bytes(disk),
@@ -253,7 +256,7 @@ RunResult resume_run(const Options& options, const std::set<std::string>& given,
     fail("{}: the run had not saved anything yet; remove the folder and start again", out.string());
   }
   Options all = read_manifest_options(out);
-  keep_leave_options(all, options, given);
+  take_given(all, options, given);
   check(all);
   RunText text(all, out, RunText::Kind::kResumed);
   auto config = checkpoint::read_config(out / "checkpoint" / "config.json");

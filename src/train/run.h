@@ -26,8 +26,8 @@ struct RunResult {
 // Begins a run in `out`, which must not hold one. Error: out is locked, cannot be written, or
 // memory or disk will not do.
 RunResult start_run(Options options, const fs::path& out);
-// Goes on from the last checkpoint in `out`. `options` gives the settings of Scope::kLeave, and of
-// Scope::kKept those that `given` names; all others are the run's own.
+// Goes on from the last checkpoint in `out`. `options` gives those settings of Scope::kFree that
+// `given` names, and where to stop; all others are the run's own.
 RunResult resume_run(const Options& options, const std::set<std::string>& given,
                      const fs::path& out);
 

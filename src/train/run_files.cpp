@@ -120,16 +120,17 @@ Options read_manifest_options(const fs::path& out) {
   return options;
 }
 
-void keep_leave_options(Options& into, const Options& from, const std::set<std::string>& given) {
+void take_given(Options& into, const Options& from, const std::set<std::string>& given) {
   std::vector<const void*> fields;
   visit_fields(
       from, [&](const char*, const auto& value, Scope, const char*) { fields.push_back(&value); });
   size_t i = 0;
   visit_fields(into, [&](const char* flag, auto& value, Scope scope, const char*) {
     const void* other = fields[i++];
-    if (scope == Scope::kLeave || (scope == Scope::kKept && given.contains(flag)))
+    if (scope == Scope::kFree && given.contains(flag))
       value = *static_cast<const std::remove_reference_t<decltype(value)>*>(other);
   });
+  into.stop_at = from.stop_at;
 }
 
 void add_loads(std::vector<RouterLoad>& sums, const std::vector<RouterLoad>& step) {

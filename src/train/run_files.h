@@ -53,8 +53,9 @@ void write_manifest(const fs::path& out, const Options& options, const model::Mo
                     const RunText& text, const RunIdentity& identity);
 // The settings that a manifest holds. Error for one that is damaged.
 Options read_manifest_options(const fs::path& out);
-// Takes the settings of Scope::kLeave from `from`, and of Scope::kKept those that `given` names.
-void keep_leave_options(Options& into, const Options& from, const std::set<std::string>& given);
+// The settings of Scope::kFree that `given` names, from `from`; and where to stop, which no run
+// keeps.
+void take_given(Options& into, const Options& from, const std::set<std::string>& given);
 
 // Adds the counts of a step to those since the last event.
 void add_loads(std::vector<RouterLoad>& sums, const std::vector<RouterLoad>& step);

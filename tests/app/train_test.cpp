@@ -214,6 +214,30 @@ TEST(TrainSlow, KilledAtFiftyRandomMomentsItIsTheSameRun) {
   EXPECT_TRUE(runs.state("run") == runs.state("same"));
 }
 
+TEST(Train, ARunGoesOnWithItsOwnSettingsUnlessOthersAreGiven) {
+  const SmallRuns runs;
+  expect_success(run_program(runs.flags(
+      "run", {"--steps", "16", "--stop-at", "4", "--eval-every", "3", "--sample-every", "2",
+              "--sample-prompt", "Anne", "--save-every", "4", "--keep-last", "1"})));
+  expect_success(run_program({"train", "--resume", runs.path("run"), "--stop-at", "12"}));
+  expect_success(run_program(
+      {"train", "--resume", runs.path("run"), "--sample-prompt", "Mary", "--no-report"}));
+  std::vector<int> evals, saves;
+  std::vector<std::string> prompts;
+  std::istringstream lines(read_file(runs.path("run/metrics.jsonl")));
+  for (std::string line; std::getline(lines, line);) {
+    const auto event = nlohmann::json::parse(line);
+    if (event["event"] == "eval") evals.push_back(event["step"]);
+    if (event["event"] == "save") saves.push_back(event["step"]);
+    if (event["event"] == "sample") prompts.push_back(event["prompt"]);
+  }
+  EXPECT_THAT(evals, testing::ElementsAre(3, 6, 9, 12, 15, 16));
+  EXPECT_THAT(saves, testing::ElementsAre(4, 8, 12, 16));
+  const std::string a = "Anne", m = "Mary";
+  EXPECT_THAT(prompts, testing::ElementsAre(a, a, a, a, a, a, m, m));  // 2 to 12; 14, 16
+  EXPECT_TRUE(fs::exists(runs.path("run/checkpoints/step-000000012")));
+}
+
 TEST(Train, ASpikeStopsTheRunWhichGoesOnAsItIsTold) {
   const SmallRuns runs;
   const std::vector<std::string> common = {"--steps", "60", "--spike-z", "1"};
