@@ -9,6 +9,7 @@
 #include <optional>
 
 #include "base/error.h"
+#include "base/progress.h"
 
 namespace minke::study {
 namespace {
@@ -75,28 +76,42 @@ std::optional<uint64_t> compressed_size(const Compressor& how, const fs::path& i
 
 }  // namespace
 
-std::vector<CompressorResult> run_compressors(const std::vector<fs::path>& train,
-                                              const std::vector<fs::path>& valid,
-                                              const fs::path& folder) {
-  std::string text;
-  for (const fs::path& path : train) text += read_file(path);
-  const size_t train_bytes = text.size();
-  const fs::path alone = folder / ".train.txt", both = folder / ".both.txt";
-  const fs::path out = folder / ".compressed.7z";
-  write_file_atomic(alone, text);
-  for (const fs::path& path : valid) text += read_file(path);
-  write_file_atomic(both, text);
-  const auto valid_bytes = static_cast<double>(text.size() - train_bytes);
+std::vector<CompressorResult> run_compressors(const std::vector<train::SourceFile>& train,
+                                              const std::vector<train::SourceFile>& valid,
+                                              const std::string& text_field, const fs::path& folder,
+                                              uint64_t most_bytes) {
+  AtomicFile alone(folder / ".train.txt"), both(folder / ".both.txt");
+  const auto read = [&](const std::vector<train::SourceFile>& files, bool primes) {
+    for (const train::SourceFile& file : files) {
+      train::read_documents(file, text_field, [&](train::Document&& document) {
+        if (both.bytes() + document.text.size() > most_bytes) {
+          fail("the text is larger than {}", format_bytes(static_cast<double>(most_bytes)));
+        }
+        if (primes) alone.write(document.text);
+        both.write(document.text);
+      });
+    }
+  };
+  read(train, true);
+  read(valid, false);
+  const auto valid_bytes = static_cast<double>(both.bytes() - alone.bytes());
+  alone.commit();
+  both.commit();
 
+  LiveLine line;
   std::vector<CompressorResult> results;
   for (const Compressor& how : compressors()) {
-    if (valid_bytes == 0 || !installed(how.program)) continue;
-    const auto primed = compressed_size(how, both, out), prime = compressed_size(how, alone, out);
+    if (!installed(how.program)) continue;
+    line.show(fmt::format("compressing the text, to compare with: {}", how.name));
+    const fs::path out = folder / ".compressed.7z";
+    const auto primed = compressed_size(how, folder / ".both.txt", out);
+    const auto prime = compressed_size(how, folder / ".train.txt", out);
     if (!primed || !prime || *primed < *prime) continue;
     results.push_back({how.name, static_cast<double>(*primed - *prime) * 8 / valid_bytes});
   }
-  fs::remove(alone);
-  fs::remove(both);
+  line.clear();
+  fs::remove(folder / ".train.txt");
+  fs::remove(folder / ".both.txt");
   return results;
 }
 

@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "base/file.h"
+#include "train/source.h"
 
 namespace minke::study {
 
@@ -14,11 +14,16 @@ struct CompressorResult {
   double bits_per_byte = 0;  // of the held-out text
 };
 
-// Runs those of xz and 7z that are installed on `train` then `valid`, and on `train` alone; the
-// difference is what `valid` costs. Empty where none is installed. Temporary files live under
-// `folder`.
-std::vector<CompressorResult> run_compressors(const std::vector<fs::path>& train,
-                                              const std::vector<fs::path>& valid,
-                                              const fs::path& folder);
+// More text than this would take minutes and gigabytes.
+inline constexpr uint64_t kMostCompressed = 256'000'000;
+
+// Runs those of xz and 7z that are installed on the documents of `train` then `valid`, and on those
+// of `train` alone; the difference is what `valid` costs. Of .jsonl that is what a model reads of
+// it, the text, and of .gz and .zst what is in them. Empty where none is installed. Temporary files
+// live under `folder`. Error: the text is larger than most_bytes, or cannot be read.
+std::vector<CompressorResult> run_compressors(const std::vector<train::SourceFile>& train,
+                                              const std::vector<train::SourceFile>& valid,
+                                              const std::string& text_field, const fs::path& folder,
+                                              uint64_t most_bytes = kMostCompressed);
 
 }  // namespace minke::study

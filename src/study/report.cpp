@@ -1,8 +1,8 @@
 #include "study/report.h"
 
-#include <algorithm>
 #include <nlohmann/json.hpp>
 
+#include "base/log.h"
 #include "base/progress.h"
 #include "checkpoint/hf_config.h"
 #include "checkpoint/json.h"
@@ -18,25 +18,29 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-std::vector<fs::path> paths_of(const Json& manifest, const char* key) {
-  std::vector<fs::path> out;
-  if (manifest.contains(key)) {
-    for (const auto& path : manifest[key]) out.emplace_back(path.get<std::string>());
+std::vector<train::SourceFile> files_of(const Json& manifest, const char* key) {
+  std::vector<train::SourceFile> out;
+  for (const auto& path : manifest.at(key)) {
+    out.push_back(train::source_file(path.get<std::string>()));
   }
   return out;
 }
 
-Json compressor_rows(const Json& manifest, const fs::path& run) {
-  Json rows = Json::array();
-  const auto train = paths_of(manifest, "train_files"), valid = paths_of(manifest, "valid_files");
-  const auto there = [](const fs::path& path) { return fs::is_regular_file(path); };
-  if (valid.empty() || !std::ranges::all_of(train, there) || !std::ranges::all_of(valid, there)) {
-    return rows;
+// Adds what compressors make of the texts, or why they made nothing.
+void add_compressors(Json& data, const Json& manifest, const fs::path& run) {
+  data["compressors"] = Json::array();
+  try {
+    const auto train = files_of(manifest, "train_files"), valid = files_of(manifest, "valid_files");
+    if (valid.empty()) return;
+    const auto field = manifest.at("flags").at("text-field").get<std::string>();
+    for (const CompressorResult& result : run_compressors(train, valid, field, run)) {
+      data["compressors"].push_back(
+          {{"name", result.name}, {"bits_per_byte", result.bits_per_byte}});
+    }
+  } catch (const std::exception& error) {
+    log::warn("report.html has no compressors beside the model: {}", error.what());
+    data["compressors_fault"] = error.what();
   }
-  for (const CompressorResult& result : run_compressors(train, valid, run)) {
-    rows.push_back({{"name", result.name}, {"bits_per_byte", result.bits_per_byte}});
-  }
-  return rows;
 }
 
 Json cache_rows(const model::ModelConfig& config) {
@@ -84,7 +88,7 @@ void write_report(const fs::path& run) {
   }
   data["run"] = events.json();
   data["run"]["name"] = "this model";
-  data["compressors"] = compressor_rows(manifest, run);
+  add_compressors(data, manifest, run);
   data["cache"] = cache_rows(config);
   data["manifest"] = Json::array();
   for (const auto& [key, value] : manifest.items()) {
