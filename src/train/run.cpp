@@ -235,8 +235,9 @@ RunResult start_run(Options options, const fs::path& out) {
   }
   if (!options.init.empty() && options.tokenizer.empty()) {
     options.tokenizer = checkpoint::model_folder(options.init);
-    if (!fs::exists(fs::path(options.tokenizer) / "tokenizer.json")) {
-      fail("{}: holds no tokenizer.json; name its tokenizer with --tokenizer", options.tokenizer);
+    if (!text::has_tokenizer(options.tokenizer)) {
+      fail("{}: holds no tokenizer.json or tiktoken.model; name its tokenizer with --tokenizer",
+           options.tokenizer);
     }
   }
   RunText text(options, out, RunText::Kind::kNew);

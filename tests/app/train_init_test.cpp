@@ -76,6 +76,25 @@ TEST(Train, ARunGoesOnFromAnotherModel) {
   expect_fault(run_program(runs.flags("bad", still)), "model.safetensors", "not as it was saved");
 }
 
+// Whatever its tokenizer is written as: tiktoken.model is Kimi's and Moonlight's.
+TEST(Train, ARunGoesOnFromAModelWithATiktokenModel) {
+  const SmallRuns runs;
+  auto config = small_config();
+  config["vocab_size"] = 1024;
+  runs.write("config.json", config.dump());
+  const std::string kimi = (fs::path(MINKE_GOLDEN_DIR) / "tokenizers/kimi").string();
+  expect_success(run_program(runs.flags("first", {"--steps", "2", "--tokenizer", kimi})));
+  const std::vector<std::string> more = {"--steps", "1", "--model", "",
+                                         "--init",  runs.path("first")};
+  expect_success(run_program(runs.flags("second", more)));
+  EXPECT_EQ(read_file(runs.path("second/checkpoint/tiktoken.model")),
+            read_file(fs::path(kimi) / "tiktoken.model"));
+  fs::remove(runs.path("first/checkpoint/tiktoken.model"));
+  fs::remove(runs.path("first/checkpoint/checksums.json"));
+  expect_fault(run_program(runs.flags("third", more)), "tokenizer.json", "tiktoken.model",
+               "--tokenizer");
+}
+
 // By YaRN, twice; a run of the longer context stops and goes on like any other.
 TEST(Train, AContextIsExtended) {
   const SmallRuns runs;
