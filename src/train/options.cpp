@@ -85,6 +85,9 @@ void check(const Options& o) {
   if (o.shadow_bf16 > 0 && o.precision != "fp8") {
     fail("--shadow-bf16 compares with --precision fp8, and this run is {}", o.precision);
   }
+  if (o.keep_best && o.valid_data.empty() && o.valid_fraction == 0) {
+    fail("--keep-best reads held-out text; give --valid, or a --valid-fraction above 0");
+  }
   check_range("keep-last", static_cast<double>(o.keep_last), 0, 1e6);
   check_range("keep-every", static_cast<double>(o.keep_every), 0, 1e9);
   check_range("stop-at", static_cast<double>(o.stop_at), 0, 1e9);

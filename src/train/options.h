@@ -99,7 +99,8 @@ void visit_fields(Opt& o, Visit&& visit) {
         "(a line is; one with \"messages\" is a conversation, of which the assistant's words are "
         "learned), also .gz and .zst");
   visit("valid", o.valid_data, kRun, "Held-out text; without it, a fraction of --data");
-  visit("valid-fraction", o.valid_fraction, kRun, "What to hold out where --valid is not given");
+  visit("valid-fraction", o.valid_fraction, kRun,
+        "What to hold out where --valid is not given (0: nothing, and nothing is evaluated)");
   visit("text-field", o.text_field, kRun, "The field of a .jsonl line that holds the text");
   visit("size", o.size, kRun, "A model that comes with minke: nano, tiny or small");
   visit("model", o.model, kRun, "A config.json to train instead of --size");

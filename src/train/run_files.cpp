@@ -57,8 +57,11 @@ RunText::RunText(const Options& options, const fs::path& out, Kind kind) {
                         [&](const fs::path& into) { with_chat_template(*tokenizer_).save(into); });
   }
   split_ = split_documents(*store_, tail, options.seed);
-  held_out_ = valid.empty() ? train::held_out(*store_, split_.valid)
-                            : train::held_out(valid, options.text_field, encoder_);
+  if (!valid.empty()) {
+    held_out_ = train::held_out(valid, options.text_field, encoder_);
+  } else if (!split_.valid.empty()) {
+    held_out_ = train::held_out(*store_, split_.valid);
+  }
   int64_t tokens = 0, bytes = 0;
   for (const int64_t d : split_.train) {
     tokens += static_cast<int64_t>(store_->tokens(d).size());

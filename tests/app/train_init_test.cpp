@@ -84,8 +84,8 @@ TEST(Train, ARunGoesOnFromAModelWithATiktokenModel) {
   runs.write("config.json", config.dump());
   const std::string kimi = (fs::path(MINKE_GOLDEN_DIR) / "tokenizers/kimi").string();
   expect_success(run_program(runs.flags("first", {"--steps", "2", "--tokenizer", kimi})));
-  const std::vector<std::string> more = {"--steps", "1", "--model", "",
-                                         "--init",  runs.path("first")};
+  const std::vector<std::string> more = {"--steps", "1",      "--model",
+                                         "",        "--init", runs.path("first")};
   expect_success(run_program(runs.flags("second", more)));
   EXPECT_EQ(read_file(runs.path("second/checkpoint/tiktoken.model")),
             read_file(fs::path(kimi) / "tiktoken.model"));

@@ -287,6 +287,25 @@ TEST(Train, ARollbackGoesOnBehindTheSpike) {
   if (said.exit_code != 0) expect_fault(said, "rollback");
 }
 
+TEST(Train, ARunMayHoldNothingOut) {
+  const SmallRuns runs;
+  auto flags = runs.flags("run", {"--steps", "6", "--valid-fraction", "0"});
+  const auto at = std::ranges::find(flags, "--valid");
+  flags.erase(at, at + 2);
+  flags.erase(std::ranges::find(flags, "--no-report"));
+  auto keeps_best = flags;
+  keeps_best.emplace_back("--keep-best");
+  expect_fault(run_program(keeps_best), "--keep-best", "--valid");
+  auto stops = flags;
+  stops.insert(stops.end(), {"--stop-at", "3"});
+  expect_success(run_program(stops));
+  expect_success(run_program({"train", "--resume", runs.path("run")}));
+  const std::string metrics = read_file(runs.path("run/metrics.jsonl"));
+  EXPECT_THAT(metrics, testing::Not(HasSubstr(R"("event":"eval")")));
+  EXPECT_THAT(metrics, HasSubstr(R"("event":"sample")"));
+  EXPECT_TRUE(fs::exists(runs.path("run/report.html")));
+}
+
 TEST(Train, CheckpointsAreKeptAsAsked) {
   const SmallRuns runs;
   expect_success(run_program(runs.flags("run", {"--steps", "21", "--save-every", "3", "--keep-last",
