@@ -43,7 +43,7 @@ void check(const Options& o) {
   check_range("split-punctuation", o.split_punctuation, 0, 1);
   check_range("lr", o.lr, 0, 10);
   check_range("min-lr", o.min_lr, 0, o.lr);
-  check_range("warmup", static_cast<double>(o.warmup), 0, 1e9);
+  check_range("warmup", static_cast<double>(o.warmup), -1, 1e9);
   check_range("constant", o.constant, 0, 1);
   check_range("hold", o.hold, 0, 1);
   check_range("final", o.final_part, 0, 1);

@@ -45,7 +45,7 @@ struct Options {
   uint64_t data_seed = 0;
   double lr = 3e-3;
   double min_lr = 0;
-  int64_t warmup = 50;
+  int64_t warmup = -1;
   double constant = 0;
   double hold = 0;
   double final_part = 0;
@@ -151,7 +151,9 @@ void visit_fields(Opt& o, Visit&& visit) {
   visit("data-seed", o.data_seed, kRun, "Another seed for the order of data (0: --seed)");
   visit("lr", o.lr, kRun, "Peak learning rate");
   visit("min-lr", o.min_lr, kRun, "Learning rate at the end of the cosine");
-  visit("warmup", o.warmup, kRun, "Steps of linear warm-up");
+  visit("warmup", o.warmup, kRun,
+        "Steps of linear warm-up (-1: 50, or a fifth of the run where that is less; the most that "
+        "a run of so many --minutes takes, too)");
   visit("constant", o.constant, kRun,
         "Share of the tokens after warm-up at the peak, before the cosine to --min-lr");
   visit("hold", o.hold, kRun, "Share of the tokens after warm-up at --min-lr, behind the cosine");

@@ -154,6 +154,11 @@ void Run::fix_steps() {
       options_.minutes * 60 * kShareOfSteps / each * static_cast<double>(options_.batch);
   options_.steps = std::max<int64_t>(10, steps_for(options_, rows));
   options_.minutes = 0;
+  if (const int64_t longest = longest_warmup(options_); options_.warmup > longest) {
+    log::info("--warmup {}: more than a fifth of the steps that these minutes are; --warmup {}",
+              options_.warmup, longest);
+    options_.warmup = longest;
+  }
   log::info("{} a step: --steps {} (give that number to repeat this run exactly)",
             format_duration(each), options_.steps);
   trainer_.reset();
@@ -187,7 +192,10 @@ void Run::begin() {
     initialize();
   }
   checkpoint::list_extras(carried_.extras, "carried along");
-  options_.warmup = std::min(options_.warmup, options_.steps / 5);
+  if (options_.warmup > options_.steps) {
+    log::warn("--warmup {}: longer than the {} steps of the run, which never reaches --lr",
+              options_.warmup, options_.steps);
+  }
   make_trainer(options_);
   write_manifest(out_, options_, config_.model, text_, identity_);
   open_log();

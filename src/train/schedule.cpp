@@ -30,6 +30,8 @@ double steps_per_row(const Options& o) {
 
 Schedule::Schedule(const Options& options) : options_(options) {
   MINKE_CHECK(options.steps > 0);
+  constexpr int64_t kWarmup = 50;
+  if (options_.warmup < 0) options_.warmup = std::min(kWarmup, longest_warmup(options));
   const Options& o = options_;
   int64_t steps = 0, rows = 0;
   if (grows(o)) {
@@ -86,6 +88,8 @@ double Schedule::gamma(int64_t step) const {
 double Schedule::mtp_lambda(int64_t step) const {
   return share(step) <= options_.mtp_lambda_until ? options_.mtp_lambda : options_.mtp_lambda_later;
 }
+
+int64_t longest_warmup(const Options& options) { return options.steps / 5; }
 
 int64_t steps_for(const Options& options, double rows) {
   return std::llround(rows * steps_per_row(options));

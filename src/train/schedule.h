@@ -40,6 +40,9 @@ class Schedule {
   int64_t rows_ = 0;
 };
 
+// Of a run whose steps are known, where nobody who knew them said how long it warms up.
+int64_t longest_warmup(const Options& options);
+
 // Steps that read about `rows` sequences, with the batch growing as the options say.
 int64_t steps_for(const Options& options, double rows);
 

@@ -287,6 +287,35 @@ TEST(Train, ARollbackGoesOnBehindTheSpike) {
   if (said.exit_code != 0) expect_fault(said, "rollback");
 }
 
+TEST(Train, AWarmUpThatIsGivenIsTaken) {
+  const SmallRuns runs;
+  const auto first_rate = [&](const std::string& out) {
+    std::istringstream lines(read_file(runs.path(out + "/metrics.jsonl")));
+    for (std::string line; std::getline(lines, line);) {
+      const auto event = nlohmann::json::parse(line);
+      if (event["event"] == "step") return event["learning_rate"].get<double>();
+    }
+    return 0.0;
+  };
+  const auto with = [&](const std::string& out, const char* length, const char* value) {
+    return run_program(
+        runs.flags(out, {length, value, "--warmup", "8", "--lr", "0.008", "--min-lr", "0.008"}));
+  };
+  Said said = with("run", "--steps", "10");
+  expect_success(said);
+  EXPECT_NEAR(first_rate("run"), 0.001, 1e-9);
+  EXPECT_THAT(said.err, testing::Not(HasSubstr("--warmup")));
+  said = with("short", "--steps", "4");
+  expect_success(said);
+  EXPECT_NEAR(first_rate("short"), 0.001, 1e-9);
+  EXPECT_THAT(said.err, HasSubstr("--warmup 8: longer than the 4 steps"));
+  // Who gives minutes knows no number of steps.
+  said = with("minutes", "--minutes", "0.00001");
+  expect_success(said);
+  EXPECT_NEAR(first_rate("minutes"), 0.004, 1e-9);
+  EXPECT_THAT(said.err, HasSubstr("--warmup 2"));
+}
+
 TEST(Train, ARunMayHoldNothingOut) {
   const SmallRuns runs;
   auto flags = runs.flags("run", {"--steps", "6", "--valid-fraction", "0"});

@@ -56,6 +56,21 @@ TEST(Schedule, WithoutMoreItIsACosineThatEndsAtTheLowestRate) {
   EXPECT_EQ(schedule.mtp_lambda(110), 0.3);
 }
 
+TEST(Schedule, AWarmUpThatIsGivenIsTaken) {
+  Options o = plain(10);
+  o.warmup = 8;
+  EXPECT_DOUBLE_EQ(Schedule(o).learning_rate(4), 0.5);
+  o.warmup = 20;
+  EXPECT_DOUBLE_EQ(Schedule(o).learning_rate(10), 0.5);
+  o.warmup = 0;
+  EXPECT_GT(Schedule(o).learning_rate(1), 0.9);
+  o.warmup = Options().warmup;
+  EXPECT_DOUBLE_EQ(Schedule(o).learning_rate(1), 0.5);  // a fifth of the run
+  o.steps = 1000;
+  EXPECT_DOUBLE_EQ(Schedule(o).learning_rate(25), 0.5);
+  EXPECT_DOUBLE_EQ(Schedule(o).learning_rate(50), 1);
+}
+
 TEST(Schedule, ABatchThatGrowsReadsEveryRowOnce) {
   for (const int64_t start : {1, 3, 7, 8}) {
     Options o = plain(200);
