@@ -61,10 +61,10 @@ void train(const TrainArguments& arguments) {
       tokens += std::ssize(tokenizer.encode(document.text));
     });
   }
-  fmt::print("{}: {} tokens learned from {} in {}; {:.2f} bytes a token\n", out.string(),
-             tokenizer.vocabulary(), format_bytes(static_cast<double>(bytes)),
-             format_duration(seconds.count()),
-             static_cast<double>(bytes) / static_cast<double>(std::max<int64_t>(tokens, 1)));
+  fmt::print("{}: {} tokens learned in {}; {:.2f} bytes a token of {}\n", out.string(),
+             tokenizer.vocabulary(), format_duration(seconds.count()),
+             static_cast<double>(bytes) / static_cast<double>(std::max<int64_t>(tokens, 1)),
+             format_bytes(static_cast<double>(bytes)));
 }
 
 // Calls convert for each line's object and prints what it makes of it.

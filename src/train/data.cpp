@@ -34,9 +34,7 @@ fs::path shard_path(const fs::path& folder, int64_t shard) {
 // Of everything that decides what the folder holds.
 std::string identity(const std::vector<SourceFile>& files, const std::string& text_field,
                      double tail_fraction, const Encoder& encoder) {
-  uint64_t total = 0;
-  for (const SourceFile& file : files) total += fs::file_size(file.path);
-  Progress progress("reading text", total, Progress::Unit::kBytes);
+  Progress progress("reading text", bytes_of(files), Progress::Unit::kBytes);
   Hasher hasher;
   hasher.add(fmt::format("{};{};{};{};{};{};", kFormat, encoder.hash, encoder.bos, encoder.eos,
                          tail_fraction, text_field));
@@ -167,9 +165,7 @@ std::optional<size_t> tail_begin(std::string_view text, double fraction) {
 void fill(const fs::path& folder, const std::vector<SourceFile>& files,
           const std::string& text_field, double tail_fraction, const Encoder& encoder,
           const std::string& hash) {
-  uint64_t total = 0;
-  for (const SourceFile& file : files) total += fs::file_size(file.path);
-  Progress progress("tokenising", total, Progress::Unit::kBytes);
+  Progress progress("tokenising", bytes_of(files), Progress::Unit::kBytes);
   StoreWriter writer(folder, encoder);
   std::vector<Document> batch;
   size_t batch_bytes = 0;
@@ -355,14 +351,33 @@ HeldOut held_out(const TokenStore& store, std::span<const int64_t> documents) {
 
 HeldOut held_out(const std::vector<SourceFile>& files, const std::string& text_field,
                  const Encoder& encoder) {
+  Progress progress("tokenising held-out text", bytes_of(files), Progress::Unit::kBytes);
   HeldOut out = empty_held_out(encoder.bos);
+  std::vector<Document> batch;
+  size_t batch_bytes = 0;
+  const auto flush = [&] {
+    std::vector<std::vector<int32_t>> encoded(batch.size());
+    parallel_for(std::ssize(batch), 1, [&](int64_t begin, int64_t end) {
+      for (auto i = static_cast<size_t>(begin); i < static_cast<size_t>(end); ++i) {
+        encoded[i] = encoder.encode(batch[i].text);
+      }
+    });
+    for (size_t i = 0; i < batch.size(); ++i) {
+      out.tokens.insert(out.tokens.end(), encoded[i].begin(), encoded[i].end());
+      out.bytes += std::ssize(batch[i].text);
+      progress.add(batch[i].file_bytes);
+    }
+    batch.clear();
+    batch_bytes = 0;
+  };
   for (const SourceFile& file : files) {
     read_documents(file, text_field, [&](Document&& document) {
-      const std::vector<int32_t> tokens = encoder.encode(document.text);
-      out.tokens.insert(out.tokens.end(), tokens.begin(), tokens.end());
-      out.bytes += std::ssize(document.text);
+      batch_bytes += document.text.size();
+      batch.push_back(std::move(document));
+      if (batch_bytes >= kBatchBytes) flush();
     });
   }
+  flush();
   return out;
 }
 

@@ -234,6 +234,12 @@ std::vector<SourceFile> find_sources(const std::vector<std::string>& names, cons
   return out;
 }
 
+uint64_t bytes_of(const std::vector<SourceFile>& files) {
+  uint64_t total = 0;
+  for (const SourceFile& file : files) total += fs::file_size(file.path);
+  return total;
+}
+
 void read_documents(const SourceFile& file, const std::string& text_field,
                     const std::function<void(Document&&)>& on_document) {
   if (file.lines) {

@@ -40,6 +40,9 @@ enum class StandardInput { kRead, kKept };
 std::vector<SourceFile> find_sources(const std::vector<std::string>& names, const fs::path& keep,
                                      StandardInput standard_input = StandardInput::kRead);
 
+// Of the files themselves, however much text is in them.
+uint64_t bytes_of(const std::vector<SourceFile>& files);
+
 struct Document {
   std::string text;  // never empty; UTF-8
   // Of a .jsonl line with "messages" instead of text: who says what; text is then what is said, a

@@ -1,21 +1,74 @@
 #include "train/tokenizer.h"
 
 #include "base/error.h"
+#include "base/log.h"
 #include "base/progress.h"
 #include "text/bpe_trainer.h"
 #include "train/conversation.h"
 
 namespace minke::train {
 
-text::Tokenizer learn_tokenizer(const std::vector<SourceFile>& files, const std::string& text_field,
-                                int64_t vocabulary) {
-  std::vector<std::string> texts;
-  for (const SourceFile& file : files) {
-    read_documents(file, text_field,
-                   [&](Document&& document) { texts.push_back(std::move(document.text)); });
+namespace {
+
+// Documents 0, n, 2n, ... of those that were added, for the least power of two n with which they
+// fit.
+class EvenSample {
+ public:
+  explicit EvenSample(uint64_t most_bytes) : most_bytes_(most_bytes) {}
+
+  void add(std::string&& text) {
+    if (seen_++ % every_ != 0) return;
+    bytes_ += text.size();
+    texts_.push_back(std::move(text));
+    while (bytes_ > most_bytes_ && texts_.size() > 1) thin();
   }
-  const std::vector<std::string_view> views(texts.begin(), texts.end());
+  const std::vector<std::string>& texts() const { return texts_; }
+  int64_t every() const { return every_; }
+  uint64_t bytes() const { return bytes_; }
+
+ private:
+  void thin() {
+    every_ *= 2;
+    bytes_ = 0;
+    size_t kept = 0;
+    for (size_t i = 0; i < texts_.size(); i += 2) {
+      bytes_ += texts_[i].size();
+      if (i > 0) texts_[kept] = std::move(texts_[i]);
+      ++kept;
+    }
+    texts_.resize(kept);
+  }
+
+  uint64_t most_bytes_, bytes_ = 0;
+  int64_t seen_ = 0, every_ = 1;
+  std::vector<std::string> texts_;
+};
+
+EvenSample sample_of(const std::vector<SourceFile>& files, const std::string& text_field,
+                     uint64_t most_bytes) {
+  Progress progress("reading text for the tokenizer", bytes_of(files), Progress::Unit::kBytes);
+  EvenSample sample(most_bytes);
+  for (const SourceFile& file : files) {
+    read_documents(file, text_field, [&](Document&& document) {
+      sample.add(std::move(document.text));
+      progress.add(document.file_bytes);
+    });
+  }
+  return sample;
+}
+
+}  // namespace
+
+text::Tokenizer learn_tokenizer(const std::vector<SourceFile>& files, const std::string& text_field,
+                                int64_t vocabulary, uint64_t most_bytes) {
+  const EvenSample sample = sample_of(files, text_field, most_bytes);
+  if (sample.every() > 1) {
+    log::info("tokenizer: learned from one document in {}, {} in all", sample.every(),
+              format_bytes(static_cast<double>(sample.bytes())));
+  }
+  const std::vector<std::string_view> views(sample.texts().begin(), sample.texts().end());
   LiveLine line;
+  line.show("learning the tokenizer: counting words");
   text::Tokenizer tokenizer = text::train_bpe(views, vocabulary, [&](double share) {
     if (line.due()) line.show(fmt::format("learning the tokenizer: {:.0f}%", 100 * share));
   });

@@ -236,6 +236,20 @@ TEST_F(DataTest, HoldsOutWholeDocuments) {
   EXPECT_TRUE(split_documents(tokens, 0, 1).valid.empty());
 }
 
+// Documents are tokenised in parallel, and stay in their order.
+TEST_F(DataTest, HeldOutTextOfManyDocumentsIsInTheirOrder) {
+  const TemporaryFolder folder;
+  std::string lines, expected = "<";
+  for (int i = 0; i < 500; ++i) {
+    lines += fmt::format("{{\"text\": \"{};\"}}\n", i);
+    expected += fmt::format("{};", i);
+  }
+  write_text(folder / "many.jsonl", lines);
+  const HeldOut held = held_out({source_file(folder / "many.jsonl")}, "text", byte_encoder());
+  EXPECT_EQ(text_of(held.tokens), expected);
+  EXPECT_EQ(held.bytes, std::ssize(expected) - 1);
+}
+
 TEST_F(DataTest, HeldOutTextIsOneDocument) {
   const HeldOut from_files = held_out(files(), "text", byte_encoder());
   EXPECT_EQ(text_of(from_files.tokens), "<firstsecond3");
