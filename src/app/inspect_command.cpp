@@ -364,7 +364,8 @@ void add_inspect_command(CLI::App& app) {
   command->footer(kFooter);
   command->add_option("model", options->path, "A model's folder, a run's, or a config.json")
       ->required();
-  command->add_flag("--json", options->json, "As one JSON object, with exact numbers");
+  CLI::Option* json =
+      command->add_flag("--json", options->json, "As one JSON object, with exact numbers");
   CLI::Option* train = command->add_flag("--train", options->train,
                                          "Also the memory of a training step, at each --recompute");
   command->add_option("--batch", options->shape.sequences, "Sequences computed at once")
@@ -379,7 +380,7 @@ void add_inspect_command(CLI::App& app) {
   CLI::Option* activations = command->add_option(
       "--activations", wanted.file, "Write what the model computes on --text here, as safetensors");
   CLI::Option* text = command->add_option("--text", wanted.text, "The text; -: standard input");
-  activations->needs(text)->excludes(train);
+  activations->needs(text)->excludes(train)->excludes(json);
   text->needs(activations);
   command
       ->add_option("--select", wanted.select,

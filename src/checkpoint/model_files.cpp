@@ -49,6 +49,13 @@ Tensor checked(const CheckpointFolder& files, const std::string& name, const Sha
   return tensor;
 }
 
+void check_finite(const CheckpointFolder& files, const std::string& name, const Tensor& numbers) {
+  for (const float x : numbers.span<float>()) {
+    if (std::isfinite(x)) continue;
+    fail("{}: {}: holds {}, expected finite numbers", files.file_of(name).path().string(), name, x);
+  }
+}
+
 // The scales of a piece of codes, in whatever shard.
 Tensor checked_scale(const CheckpointFolder& files, const model::Piece& piece) {
   const std::string name = scale_name(piece.name);
@@ -57,12 +64,7 @@ Tensor checked_scale(const CheckpointFolder& files, const model::Piece& piece) {
          piece.name);
   }
   const Tensor scale = files.tensor(name, DType::kF32, scale_shape(piece.shape, kBlock128x128));
-  for (const float s : scale.span<float>()) {
-    if (!std::isfinite(s)) {
-      fail("{}: {}: holds {}, expected finite scales", files.file_of(name).path().string(), name,
-           s);
-    }
-  }
+  check_finite(files, name, scale);
   return scale;
 }
 
@@ -218,6 +220,8 @@ std::vector<StoredTensor> load_weights(model::Transformer& model, const Checkpoi
       fail("{}: {} is missing from the checkpoint", files.path().string(), router.bias_name);
     }
     ops::convert(router.bias_E, checked(files, router.bias_name, router.bias_E.shape()));
+    // Every token would be sent to an expert whose bias is not a number, and no loss would say so.
+    check_finite(files, router.bias_name, router.bias_E);
   });
   for (const auto& [copy, original] : repeated_names(model.config())) {
     if (!files.contains(copy)) continue;

@@ -22,6 +22,8 @@ constexpr int64_t kTokensAtOnce = 4096, kWindowsAtOnce = 8;
 
 EvalWindow eval_window(const fs::path& folder, const model::ModelConfig& config, int64_t asked) {
   const int64_t most = config.max_position_embeddings;
+  if (most < 2)
+    fail("max_position_embeddings {}: no token has one before it to be predicted from", most);
   if (asked > most) fail("--seq {}: the model's max_position_embeddings is {}", asked, most);
   if (asked > 0) return {asked / 2 * 2, "--seq"};
   if (const auto trained = train::trained_length(folder)) {

@@ -14,12 +14,15 @@ void fill(std::string& page, const std::string& mark, std::string_view text) {
   page.replace(at, mark.size(), text);
 }
 
-// A script ends at the first "</", wherever it stands.
+// What ends a script, or keeps it from ending, begins with "<", which JSON has in strings alone.
 std::string inside_script(const std::string& json) {
   std::string out;
-  for (size_t i = 0; i < json.size(); ++i) {
-    out += json[i];
-    if (json[i] == '<' && i + 1 < json.size() && json[i + 1] == '/') out += '\\';
+  for (const char c : json) {
+    if (c == '<') {
+      out += "\\u003c";
+    } else {
+      out += c;
+    }
   }
   return out;
 }

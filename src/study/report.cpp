@@ -65,8 +65,7 @@ void write_report(const fs::path& run) {
   const nlohmann::json& last = events.steps().back();
 
   Json data;
-  data["title"] =
-      fmt::format("minke: {}", fs::absolute(run).lexically_normal().filename().string());
+  data["title"] = fmt::format("minke: {}", run_name(run));
   data["subtitle"] = fmt::format(
       "A DeepSeek-V3 of {} layers: multi-head latent attention, {} routed experts of which {} see "
       "a token, {} shared, {} multi-token "

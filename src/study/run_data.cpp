@@ -90,6 +90,11 @@ void ThinnedEvents::add(json event) {
   each_ *= 2;
 }
 
+std::string run_name(const fs::path& folder) {
+  const fs::path whole = fs::absolute(folder).lexically_normal();
+  return (whole.has_filename() ? whole : whole.parent_path()).filename().string();
+}
+
 RunData::RunData(const fs::path& run) : path_(run / "metrics.jsonl") { forget(); }
 
 void RunData::forget() {

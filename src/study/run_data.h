@@ -24,6 +24,9 @@ class ThinnedEvents {
   std::vector<nlohmann::json> events_;
 };
 
+// What a run is called: its folder's own name.
+std::string run_name(const fs::path& folder);
+
 class RunData {
  public:
   // `run`: a run's folder, whose log may not be there yet.

@@ -113,17 +113,13 @@ class Watched {
 };
 
 std::vector<std::unique_ptr<Watched>> find_runs(const std::vector<fs::path>& folders) {
-  const auto short_name = [](const fs::path& folder) {
-    const fs::path whole = fs::absolute(folder).lexically_normal();
-    return (whole.has_filename() ? whole : whole.parent_path()).filename().string();
-  };
   std::vector<std::unique_ptr<Watched>> out;
   for (const fs::path& folder : folders) {
     if (!fs::exists(folder / "manifest.json") && !fs::exists(folder / "metrics.jsonl")) {
       fail("{}: holds no run: neither manifest.json nor metrics.jsonl is there", folder.string());
     }
-    const std::string name = short_name(folder);
-    const bool alone = std::ranges::count(folders, name, short_name) == 1;
+    const std::string name = run_name(folder);
+    const bool alone = std::ranges::count(folders, name, run_name) == 1;
     out.push_back(std::make_unique<Watched>(folder, alone ? name : folder.string()));
   }
   return out;

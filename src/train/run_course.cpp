@@ -167,7 +167,7 @@ void Run::sample_now(LiveLine& line) {
   sampling.seed = options_.seed;
   const auto answer = generator.generate(
       prompt, sampling, kSampleTokens, [](int32_t) {}, [] { return false; });
-  const std::string written = text_.decode(answer.tokens);
+  const std::string written = text_.shown(answer.tokens);
   metrics_->write({{"event", "sample"},
                    {"step", trainer_->done()},
                    {"prompt", options_.sample_prompt},

@@ -29,6 +29,28 @@ std::string now_as_text() {
   return text;
 }
 
+// A path or a pattern, as it means the same in any folder.
+std::string from_anywhere(const std::string& name) {
+  if (name.empty() || name == "-" || name == "-.jsonl" || fs::path(name).is_absolute()) return name;
+  if (fs::exists(name)) return fs::absolute(name).string();
+  std::string here;
+  for (const char c : fs::current_path().string()) {
+    if (std::string_view("\\*?[]{}").find(c) != std::string_view::npos) here += '\\';
+    here += c;
+  }
+  return here + "/" + name;
+}
+
+Options from_anywhere(Options options) {
+  for (std::string* path : {&options.model, &options.init, &options.tokenizer}) {
+    *path = from_anywhere(*path);
+  }
+  for (auto* names : {&options.data, &options.valid_data}) {
+    for (std::string& name : *names) name = from_anywhere(name);
+  }
+  return options;
+}
+
 }  // namespace
 
 RunText::RunText(const Options& options, const fs::path& out, Kind kind) {
@@ -82,12 +104,19 @@ int64_t RunText::held_out_bytes(int64_t first, int64_t last) const {
   return bytes;
 }
 
+std::string RunText::shown(std::span<const int32_t> ids) const {
+  std::vector<int32_t> words(ids.begin(), ids.end());
+  std::erase_if(words, [&](int32_t id) { return tokenizer_->is_special(id); });
+  return tokenizer_->decode(words);
+}
+
 void write_manifest(const fs::path& out, const Options& options, const model::ModelConfig& config,
                     const RunText& text, const RunIdentity& identity) {
   Json flags;
-  visit_fields(options, [&](const char* flag, const auto& value, Scope, const char*) {
-    flags[flag] = value;
-  });
+  // A run goes on from wherever its folder is named.
+  const Options named = from_anywhere(options);
+  visit_fields(
+      named, [&](const char* flag, const auto& value, Scope, const char*) { flags[flag] = value; });
   const auto files = [](const std::vector<fs::path>& paths) {
     Json list = Json::array();
     for (const fs::path& path : paths) list.push_back(fs::absolute(path).string());

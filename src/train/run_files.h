@@ -28,7 +28,8 @@ class RunText {
 
   const text::Tokenizer& tokenizer() const { return *tokenizer_; }
   std::vector<int32_t> encode(std::string_view text) const { return tokenizer_->encode(text); }
-  std::string decode(std::span<const int32_t> ids) const { return tokenizer_->decode(ids); }
+  // As a reader sees it, without control tokens.
+  std::string shown(std::span<const int32_t> ids) const;
   int64_t vocabulary() const { return tokenizer_->vocabulary(); }
   int32_t bos() const { return encoder_.bos; }
   int32_t eos() const { return encoder_.eos; }

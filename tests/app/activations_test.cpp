@@ -116,6 +116,7 @@ TEST(Activations, AreChosenByName) {
   expect_fault(run_program({"inspect", runs.path("run"), "--activations", runs.path("b")}),
                "--text");
   expect_fault(run_program({"inspect", runs.path("run"), "--text", "Anne"}), "--activations");
+  expect_fault(write(runs, "b.safetensors", "Anne", {"--json"}), "--json");
 }
 
 }  // namespace

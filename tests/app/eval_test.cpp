@@ -55,6 +55,17 @@ TEST(Eval, IsTheFigureThatTrainingEndedWith) {
   EXPECT_NEAR(nats / std::log(2) / static_cast<double>(text.size()), bits, 1e-4);
 }
 
+TEST(Eval, AModelWithoutAContextIsNamed) {
+  const SmallRuns runs;
+  expect_success(run_program(runs.flags("run", {"--steps", "2"})));
+  auto config = nlohmann::json::parse(read_file(runs.path("run/checkpoint/config.json")));
+  config["max_position_embeddings"] = 1;
+  runs.write("run/checkpoint/config.json", config.dump());
+  fs::remove(runs.path("run/checkpoint/trainer_state.json"));
+  expect_fault(run_program({"eval", runs.path("run"), "--data", runs.path("valid.txt")}),
+               "max_position_embeddings 1");
+}
+
 // The averaged weights are a model of their own, for every command that reads one.
 TEST(Eval, AveragedWeightsAreRead) {
   const SmallRuns runs;

@@ -335,6 +335,40 @@ TEST(Train, ARunMayHoldNothingOut) {
   EXPECT_TRUE(fs::exists(runs.path("run/report.html")));
 }
 
+// Of paths that were named in the folder where it began, and of a pattern.
+TEST(Train, ARunGoesOnFromAnyFolder) {
+  const SmallRuns runs;
+  fs::create_directories(runs.path("a [b]"));
+  const fs::path before = fs::current_path();
+  fs::current_path(runs.path("a [b]"));
+  const Said first = run_program(
+      runs.flags("run", {"--steps", "6", "--stop-at", "3", "--data", "../text/*.txt", "--valid",
+                         "../valid.txt", "--model", "../config.json", "--out", "../run"}));
+  fs::current_path(before);
+  expect_success(first);
+  expect_success(run_program({"train", "--resume", runs.path("run"), "--no-report"}));
+}
+
+TEST(Train, ASampleIsTextAlone) {
+  const SmallRuns runs;
+  for (const char* seed : {"1", "2", "3"}) {
+    const std::string out = std::string("run") + seed;
+    expect_success(run_program(
+        runs.flags(out, {"--steps", "2", "--lr", "0", "--sample-every", "1", "--seed", seed})));
+    const std::string metrics = read_file(runs.path(out + "/metrics.jsonl"));
+    EXPECT_THAT(metrics, HasSubstr(R"("event":"sample")"));
+    EXPECT_THAT(metrics, testing::Not(HasSubstr("<｜")));
+  }
+}
+
+TEST(Train, AReportIsCalledAsItsFolderIs) {
+  const SmallRuns runs;
+  auto flags = runs.flags("", {"--steps", "2", "--out", runs.path("first/")});
+  std::erase(flags, "--no-report");
+  expect_success(run_program(flags));
+  EXPECT_THAT(read_file(runs.path("first/report.html")), HasSubstr(R"("title":"minke: first")"));
+}
+
 TEST(Train, CheckpointsAreKeptAsAsked) {
   const SmallRuns runs;
   expect_success(run_program(runs.flags("run", {"--steps", "21", "--save-every", "3", "--keep-last",

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <bit>
+#include <cmath>
 #include <cstring>
 #include <nlohmann/json.hpp>
 
@@ -37,6 +38,23 @@ std::vector<uint32_t> bias_bits(Transformer& model) {
     for (const float b : router.bias_E.span<float>()) out.push_back(std::bit_cast<uint32_t>(b));
   });
   return out;
+}
+
+TEST(ModelFiles, ABiasThatIsNotANumberIsRefused) {
+  const TemporaryFolder folder;
+  const model::ModelConfig config = read_config(golden("v3") / "config.json").model;
+  Transformer model(config, Precision::kBF16);
+  for (const float bad : {NAN, INFINITY}) {
+    model.initialize(1);
+    fill_biases(model);
+    model.for_each_router(
+        [&](int64_t, model::Router& router) { router.bias_E.span<float>()[1] = bad; });
+    save_weights(folder.path(), model);
+    const CheckpointFolder files(folder.path());
+    EXPECT_THAT([&] { load_weights(model, files, Use::kInference); },
+                testing::ThrowsMessage<Error>(testing::AllOf(
+                    HasSubstr("model.safetensors"), HasSubstr("e_score_correction_bias: holds"))));
+  }
 }
 
 TEST(ModelFiles, Trap11BitsOfTheBiasSurvive) {
