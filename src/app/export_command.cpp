@@ -32,13 +32,14 @@ const std::map<std::string, checkpoint::GgufType>& types() {
 struct Arguments {
   std::string model, gguf, type = "bf16";
   checkpoint::Extra extra = checkpoint::Extra::kRefused;
+  infer::WeightsOf weights = infer::WeightsOf::kModel;
 };
 
 void run(const Arguments& arguments) {
   const fs::path folder = checkpoint::model_folder(arguments.model);
   const checkpoint::HfConfig config = checkpoint::read_config(folder / "config.json");
   const checkpoint::GgufVocabulary vocabulary = gguf_vocabulary(load_tokenizer(folder.string()));
-  const checkpoint::CheckpointFolder files(folder);
+  const checkpoint::CheckpointFolder files(folder, infer::stem_of(arguments.weights, folder));
   LiveLine line;
   checkpoint::export_gguf(arguments.gguf, files, config.model, vocabulary,
                           types().at(arguments.type), arguments.extra,
@@ -62,6 +63,7 @@ void add_export_command(CLI::App& app) {
   command->add_option("--type", arguments->type, "What matrices are stored as")
       ->check(CLI::IsMember(types()))
       ->capture_default_str();
+  add_average_option(*command, arguments->weights);
   add_extra_option(*command, arguments->extra, "left out");
   command->callback([arguments] { run(*arguments); });
 }

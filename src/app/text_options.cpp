@@ -79,10 +79,14 @@ CLI::Option* add_extra_option(CLI::App& command, checkpoint::Extra& extra,
           fate);
 }
 
-void add_load_options(CLI::App& command, infer::LoadOptions& options) {
+void add_average_option(CLI::App& command, infer::WeightsOf& weights) {
   command.add_flag_callback(
-      "--ema", [&options] { options.weights = infer::WeightsOf::kAverage; },
+      "--ema", [&weights] { weights = infer::WeightsOf::kAverage; },
       "The weights averaged over training, where `train --ema` kept them");
+}
+
+void add_load_options(CLI::App& command, infer::LoadOptions& options) {
+  add_average_option(command, options.weights);
   add_extra_option(command, options.extra);
 }
 

@@ -36,9 +36,10 @@ infer::TextModel load_text_model(const TextOptions& options);
 infer::Sampling sampling_of(const TextOptions& options, const checkpoint::GenerationConfig& config);
 
 // --allow-extra, for every command that reads a model's weights. fate: what becomes of such
-// tensors, "they are listed, and ...". And with it --ema.
+// tensors, "they are listed, and ...". And --ema, alone and with it.
 CLI::Option* add_extra_option(CLI::App& command, checkpoint::Extra& extra,
                               const std::string& fate = "not used");
+void add_average_option(CLI::App& command, infer::WeightsOf& weights);
 void add_load_options(CLI::App& command, infer::LoadOptions& options);
 
 // --experts and --head: which weights are integers; empty where no flag says.

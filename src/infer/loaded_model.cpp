@@ -5,18 +5,23 @@
 
 namespace minke::infer {
 
+std::string_view stem_of(WeightsOf weights, const fs::path& folder) {
+  if (weights == WeightsOf::kModel) return "model";
+  if (!fs::exists(folder / "ema.safetensors")) {
+    fail("{}: holds no averaged weights; `minke train --ema 0.999` would keep them",
+         folder.string());
+  }
+  return "ema";
+}
+
 LoadedModel load_model(const fs::path& folder, model::Precision precision,
                        const LoadOptions& options) {
   LoadedModel out;
   out.folder = checkpoint::model_folder(folder);
   out.config = checkpoint::read_config(out.folder / "config.json");
   out.generation = checkpoint::read_generation_config(out.folder);
-  const char* stem = options.weights == WeightsOf::kAverage ? "ema" : "model";
-  if (options.weights == WeightsOf::kAverage && !fs::exists(out.folder / "ema.safetensors")) {
-    fail("{}: holds no averaged weights; `minke train --ema 0.999` would keep them",
-         out.folder.string());
-  }
-  out.files = std::make_unique<checkpoint::CheckpointFolder>(out.folder, stem);
+  out.files = std::make_unique<checkpoint::CheckpointFolder>(out.folder,
+                                                             stem_of(options.weights, out.folder));
   out.model = std::make_unique<model::Transformer>(out.config.model, precision);
   checkpoint::list_extras(
       checkpoint::load_weights(*out.model, *out.files, checkpoint::Use::kInference, options.extra),

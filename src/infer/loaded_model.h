@@ -30,6 +30,8 @@ struct LoadedModel {
 // Which of a checkpoint's weights: those of model.safetensors, or the averages over the steps of
 // training that minke keeps beside them (ema.safetensors).
 enum class WeightsOf { kModel, kAverage };
+// The stem of their files' names in `folder`. Error: no averages were kept there.
+std::string_view stem_of(WeightsOf weights, const fs::path& folder);
 
 struct LoadOptions {
   WeightsOf weights = WeightsOf::kModel;

@@ -19,6 +19,7 @@ void check(const Options& o) {
   if (!o.init.empty() && !o.model.empty()) {
     fail("--init brings its own config; leave --model away");
   }
+  if (o.init_ema && o.init.empty()) fail("--init-ema: of which model? name one with --init");
   if (context_factor_of(o) && o.init.empty()) {
     fail("--extend-context {}: of which model? name one with --init", o.extend_context);
   }

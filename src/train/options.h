@@ -20,6 +20,7 @@ struct Options {
   std::string size = "tiny";
   std::string model;
   std::string init;
+  bool init_ema = false;
   std::string extend_context;
   bool allow_extra = false;
   std::string tokenizer;
@@ -107,6 +108,8 @@ void visit_fields(Opt& o, Visit&& visit) {
   visit("init", o.init, kRun,
         "A model to go on from, with its config and tokenizer: any folder that `minke generate` "
         "reads, or a run; instead of --size and --model");
+  visit("init-ema", o.init_ema, kRun,
+        "With --init: from its weights averaged over training, where `train --ema` kept them");
   visit("extend-context", o.extend_context, kRun,
         "With --init: a context so many times as long, such as 4x, by YaRN, which the config then "
         "says; to be learned at a longer --seq (V3: 1000 steps at its last learning rate)");

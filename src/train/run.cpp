@@ -172,15 +172,19 @@ void Run::initialize() {
     });
     return;
   }
-  load_weights(checkpoint::model_folder(options_.init));
+  load_weights(checkpoint::model_folder(options_.init),
+               options_.init_ema ? infer::WeightsOf::kAverage : infer::WeightsOf::kModel);
 }
 
-void Run::load_weights(const fs::path& folder) {
+// What is carried along lies beside the model's own weights.
+void Run::load_weights(const fs::path& folder, infer::WeightsOf weights) {
   using checkpoint::Extra;
+  const Extra extra = options_.allow_extra ? Extra::kKept : Extra::kRefused;
   checkpoint::verify_checksums(folder);
+  const checkpoint::CheckpointFolder files(folder, infer::stem_of(weights, folder));
+  checkpoint::load_weights(model_, files, checkpoint::Use::kTraining, extra);
   files_ = std::make_unique<checkpoint::CheckpointFolder>(folder);
-  carried_.extras = checkpoint::load_weights(model_, *files_, checkpoint::Use::kTraining,
-                                             options_.allow_extra ? Extra::kKept : Extra::kRefused);
+  carried_.extras = checkpoint::extra_tensors(model_, *files_, extra);
   if (carried_.extras.empty()) files_.reset();
   carried_.generation = checkpoint::read_generation_config(folder);
 }

@@ -13,6 +13,7 @@
 #include "base/profile.h"
 #include "base/progress.h"
 #include "checkpoint/model_files.h"
+#include "infer/loaded_model.h"
 #include "model/memory.h"
 #include "train/data_stream.h"
 #include "train/evaluate.h"
@@ -40,7 +41,7 @@ class Run {
 
  private:
   void initialize();
-  void load_weights(const fs::path& folder);
+  void load_weights(const fs::path& folder, infer::WeightsOf weights = infer::WeightsOf::kModel);
   void make_trainer(const Options& options);
   void fix_steps();
   void show(const StepReport& report, double rate, LiveLine& line) const;

@@ -26,6 +26,21 @@ TEST_F(ExportCommand, WritesOneFileOrSaysWhyNot) {
   expect_fault(run_program({"export", unsplit, "--gguf", other}), "splits text");
 }
 
+TEST(Export, AveragedWeightsAreAModelOfTheirOwn) {
+  const SmallRuns runs;
+  expect_success(run_program(runs.flags("run", {"--steps", "20", "--ema", "0.9"})));
+  expect_success(run_program({"export", runs.path("run"), "--gguf", runs.path("last.gguf")}));
+  expect_success(
+      run_program({"export", runs.path("run"), "--gguf", runs.path("averaged.gguf"), "--ema"}));
+  const std::string last = read_file(runs.path("last.gguf")),
+                    averaged = read_file(runs.path("averaged.gguf"));
+  EXPECT_EQ(last.size(), averaged.size());
+  EXPECT_NE(last, averaged);
+  fs::remove(runs.path("run/checkpoint/ema.safetensors"));
+  expect_fault(run_program({"export", runs.path("run"), "--gguf", runs.path("none.gguf"), "--ema"}),
+               "no averaged weights");
+}
+
 TEST_F(ExportCommand, QuantizeWritesAFolderOnce) {
   const std::string out = path("fp8");
   expect_success(run_program({"quantize", run(), "--out", out}));

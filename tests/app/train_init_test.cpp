@@ -1,5 +1,6 @@
 // What minke train learns from and goes on from: rewritten text, other models, conversations, FP8.
 #include "app/small_run.h"
+#include "checkpoint/safetensors.h"
 
 namespace minke {
 namespace {
@@ -93,6 +94,35 @@ TEST(Train, ARunGoesOnFromAModelWithATiktokenModel) {
   fs::remove(runs.path("first/checkpoint/checksums.json"));
   expect_fault(run_program(runs.flags("third", more)), "tokenizer.json", "tiktoken.model",
                "--tokenizer");
+}
+
+// A rate of 0 leaves the weights as they were read: to the last bit of FP32.
+TEST(Train, ARunGoesOnFromAveragedWeights) {
+  const SmallRuns runs;
+  expect_success(run_program(runs.flags("first", {"--steps", "20", "--ema", "0.9"})));
+  std::vector<std::string> flags = runs.flags(
+      "second", {"--steps", "1", "--lr", "0", "--model", "", "--init", runs.path("first")});
+  flags.emplace_back("--init-ema");
+  expect_success(run_program(flags));
+  const checkpoint::SafetensorsFile averages(runs.path("first/checkpoint/ema.safetensors"));
+  const checkpoint::SafetensorsFile state(runs.path("second/checkpoint/optimizer.safetensors"));
+  int compared = 0;
+  for (const auto& [name, stored] : averages.tensors()) {
+    if (!name.ends_with(".weight")) continue;
+    EXPECT_TRUE(std::ranges::equal(averages.tensor(name).span<float>(),
+                                   state.tensor("master." + name).span<float>()))
+        << name;
+    ++compared;
+  }
+  EXPECT_GT(compared, 20);
+
+  std::vector<std::string> none =
+      runs.flags("third", {"--steps", "1", "--model", "", "--init", runs.path("second")});
+  none.emplace_back("--init-ema");
+  expect_fault(run_program(none), "no averaged weights");
+  none = runs.flags("third", {"--steps", "1"});
+  none.emplace_back("--init-ema");
+  expect_fault(run_program(none), "--init-ema", "--init");
 }
 
 // By YaRN, twice; a run of the longer context stops and goes on like any other.
