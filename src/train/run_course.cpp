@@ -157,6 +157,7 @@ void Run::sample_now(LiveLine& line) {
   prompt.insert(prompt.end(), given.begin(), given.end());
   infer::Generator::Options how;
   how.vocabulary = text_.vocabulary();
+  how.holes = text_.tokenizer().holes();
   how.end_tokens = {text_.eos()};
   how.context = std::min(config_.model.max_position_embeddings,
                          static_cast<int64_t>(prompt.size()) + kSampleTokens);
