@@ -141,8 +141,8 @@ void run(const Arguments& arguments) {
   const auto precision = model::precision_named(arguments.precision);
   const infer::LoadedModel loaded = infer::load_model(arguments.model, precision, arguments.load);
   const text::Tokenizer tokenizer = text::Tokenizer::load(loaded.folder);
-  const train::HeldOut held_out =
-      study::held_out_text(loaded.config.model, tokenizer, arguments.data, arguments.text_field);
+  const train::HeldOut held_out = study::held_out_text(
+      loaded.folder, loaded.config.model, tokenizer, arguments.data, arguments.text_field);
   if (arguments.needle) {
     if (!arguments.logprobs.empty()) fail("--needle and --logprobs exclude each other; give one");
     return run_needle(loaded, precision, held_out.tokens, arguments.window);

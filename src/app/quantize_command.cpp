@@ -48,7 +48,7 @@ struct EvalText {
   study::EvalWindow window;
   EvalText(const Arguments& arguments, const fs::path& folder, const model::ModelConfig& config)
       : tokenizer(text::Tokenizer::load(folder)),
-        tokens(study::held_out_text(config, tokenizer, arguments.text, "text").tokens),
+        tokens(study::held_out_text(folder, config, tokenizer, arguments.text, "text").tokens),
         window(study::eval_window(folder, config, arguments.window)) {}
 };
 

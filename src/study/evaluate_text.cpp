@@ -34,10 +34,12 @@ EvalWindow eval_window(const fs::path& folder, const model::ModelConfig& config,
       most < kDefaultWindow ? "max_position_embeddings; --seq sets another" : "--seq sets another"};
 }
 
-train::HeldOut held_out_text(const model::ModelConfig& config, const text::Tokenizer& tokenizer,
-                             const std::vector<std::string>& data, const std::string& text_field) {
+train::HeldOut held_out_text(const fs::path& folder, const model::ModelConfig& config,
+                             const text::Tokenizer& tokenizer, const std::vector<std::string>& data,
+                             const std::string& text_field) {
   if (tokenizer.vocabulary() > config.vocab_size) {
-    fail("the tokenizer has {} tokens, the model {}", tokenizer.vocabulary(), config.vocab_size);
+    fail("{}: the tokenizer has {} tokens, the model {}", folder.string(), tokenizer.vocabulary(),
+         config.vocab_size);
   }
   const TemporaryFolder standard_input;
   return train::held_out(train::find_sources(data, standard_input.path()), text_field,

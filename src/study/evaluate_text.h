@@ -19,9 +19,11 @@ struct EvalWindow {
 // long.
 EvalWindow eval_window(const fs::path& folder, const model::ModelConfig& config, int64_t asked);
 
-// data: files, folders, globs or -. Error where the tokenizer has tokens that the model lacks.
-train::HeldOut held_out_text(const model::ModelConfig& config, const text::Tokenizer& tokenizer,
-                             const std::vector<std::string>& data, const std::string& text_field);
+// data: files, folders, globs or -. Error where the tokenizer has tokens that the model in `folder`
+// lacks.
+train::HeldOut held_out_text(const fs::path& folder, const model::ModelConfig& config,
+                             const text::Tokenizer& tokenizer, const std::vector<std::string>& data,
+                             const std::string& text_field);
 
 // on_token: as train::EvalOptions has it; may be empty.
 train::Evaluation evaluate_text(
