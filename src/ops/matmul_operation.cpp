@@ -15,7 +15,6 @@ using kernels::Fp8Kernels;
 using kernels::kBlockPanels;
 using kernels::kBlockRows;
 using kernels::kPanel;
-using kernels::kUnitBytes;
 using kernels::MatmulBlock;
 
 static_assert(kScaleBlock == kernels::kScaleBlock);

@@ -34,26 +34,21 @@ void measure(Bits (&top)[kVectors], const QuantizeColumns& q) {
   }
 }
 #if !defined(MINKE_TARGET_scalar)
-// Two columns in each number, as they lie in memory.
-template <>
-void measure<bf16>(Bits (&top)[kVectors], const QuantizeColumns& q) {
+// Of a whole panel of BF16: two columns in each number, as they lie in memory.
+void measure_pairs(Bits (&top)[kVectors], const QuantizeColumns& q) {
   constexpr int kPairs = kVectors / 2;
   Bits pairs[kPairs];
   for (Bits& p : pairs) p = all(0);
-  alignas(64) bf16 edge[kPanel] = {};
   for (int64_t r = 0; r < q.x.rows; ++r) {
     const bf16* row = row_of<bf16>(q.x, r);
-    prefetch(row + kPanel);  // the next panel's, to which rows are no stream
-    if (q.x.cols < kPanel) {
-      __builtin_memcpy(edge, row, static_cast<size_t>(q.x.cols) * sizeof(bf16));
-      row = edge;
-    }
+    prefetch(row + kPanel);
     for (int p = 0; p < kPairs; ++p) {
       pairs[p] = larger_halves(pairs[p], both(load_pairs(row + 2 * p * kLanes), all(0x7fff7fff)));
     }
   }
-  for (int p = 0; p < kPairs; ++p) store_pairs(edge + 2 * p * kLanes, pairs[p]);
-  for (int v = 0; v < kVectors; ++v) top[v] = bits_of(load(edge + v * kLanes));
+  bf16 columns[kPanel];
+  for (int p = 0; p < kPairs; ++p) store_pairs(columns + 2 * p * kLanes, pairs[p]);
+  for (int v = 0; v < kVectors; ++v) top[v] = bits_of(load(columns + v * kLanes));
 }
 #endif
 
@@ -86,7 +81,12 @@ template <typename X>
 void quantize_columns(const QuantizeColumns& q) {
   Bits top[kVectors];
   Vec scale[kVectors];
+#if !defined(MINKE_TARGET_scalar)
+  const bool pairs = sizeof(X) == sizeof(bf16) && q.x.cols == kPanel;
+  pairs ? measure_pairs(top, q) : measure<X>(top, q);
+#else
   measure<X>(top, q);
+#endif
   float scales[kPanel], smallest = 1, largest = 1;
   for (int v = 0; v < kVectors; ++v) {
     scale[v] = scales_of(top[v], q.power_of_two);
