@@ -27,7 +27,7 @@ TEST_F(LearnTokenizerTest, LearnsFromAnEvenSampleOfWhatIsTooLarge) {
   std::vector<std::string> all, second, fourth;
   for (int i = 0; i < 40; ++i) {
     const std::string word = i % 4 == 0 ? "the sea" : i % 2 == 0 ? "a house" : "one letter";
-    all.push_back(fmt::format("{:100}", word + " and " + word));
+    all.push_back(fmt::format("{:100}", fmt::format("{0} and {0}", word)));
     if (i % 2 == 0) second.push_back(all.back());
     if (i % 4 == 0) fourth.push_back(all.back());
   }
