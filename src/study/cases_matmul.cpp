@@ -116,10 +116,6 @@ class MatmulRun : public OpRun {
   }
 
  private:
-  static void copy_bytes(const Tensor& to, const Tensor& from) {
-    if (from.bytes() > 0) std::memcpy(to.raw(), from.raw(), from.bytes());
-  }
-
   void add(int64_t M) {
     const int64_t N = spec_.shape.N, K = spec_.shape.K;
     const auto random = [&](std::string_view what, int64_t rows, int64_t cols) {

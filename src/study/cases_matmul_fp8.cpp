@@ -103,8 +103,7 @@ class Fp8Run : public OpRun {
 
   void run() override {
     for (const Member& m : members_) {
-      if (m.before.empty() || m.before.bytes() == 0) continue;
-      std::memcpy(m.out.memory().raw(), m.before.raw(), m.before.bytes());
+      if (!m.before.empty()) copy_bytes(m.out.memory(), m.before);
     }
     ops::matmul(products_);
   }
@@ -237,7 +236,7 @@ class Fp8Run : public OpRun {
     m.out = PaddedMatrix::random("before", spec_.out, M, spec_.N, spec_.padding);
     if (spec_.accumulate) {
       m.before = OwnedTensor(spec_.out, {M, spec_.N + spec_.padding});
-      if (M > 0) std::memcpy(m.before.raw(), m.out.memory().raw(), m.before.bytes());
+      copy_bytes(m.before, m.out.memory());
     }
     members_.push_back(std::move(m));
     const Member& made = members_.back();

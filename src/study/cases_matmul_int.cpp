@@ -45,7 +45,7 @@ class IntRun : public OpRun {
     const Arena::Scope scope(scratch_);
     std::vector<ops::Product> products;
     for (const Member& m : members_) {
-      if (spec_.accumulate) std::memcpy(m.out.memory().raw(), m.before.raw(), m.before.bytes());
+      if (spec_.accumulate) copy_bytes(m.out.memory(), m.before);
       products.push_back(
           {m.out, ops::quantize_to_integers(scratch_, m.x), m.packed, spec_.accumulate});
     }
@@ -94,7 +94,7 @@ class IntRun : public OpRun {
     m.out = PaddedMatrix::random("before", spec_.out, M, spec_.N, 3);
     if (spec_.accumulate) {
       m.before = OwnedTensor(spec_.out, {M, spec_.N + 3});
-      if (M > 0) std::memcpy(m.before.raw(), m.out.memory().raw(), m.before.bytes());
+      copy_bytes(m.before, m.out.memory());
     }
     members_.push_back(std::move(m));
   }

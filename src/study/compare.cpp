@@ -44,6 +44,11 @@ void fill_randomly(const ops::Matrix& x, std::string_view name, double deviation
 
 }  // namespace
 
+void copy_bytes(const Tensor& to, const Tensor& from) {
+  MINKE_CHECK(to.bytes() == from.bytes());
+  if (from.bytes() > 0) std::memcpy(to.raw(), from.raw(), from.bytes());
+}
+
 OwnedTensor random_tensor(std::string_view name, DType dtype, Shape shape, double deviation) {
   OwnedTensor x(dtype, shape);
   fill_randomly(x, name, deviation);

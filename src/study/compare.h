@@ -15,6 +15,8 @@ namespace minke::study {
 // Normal numbers of that standard deviation (rounded where the dtype is BF16), from a stream named
 // `name`: the same on every machine, for any number of threads.
 OwnedTensor random_tensor(std::string_view name, DType dtype, Shape shape, double deviation = 1);
+// Of two tensors of as many bytes, which may be none.
+void copy_bytes(const Tensor& to, const Tensor& from);
 
 // A matrix in memory of its own, `padding` numbers between its rows.
 class PaddedMatrix {
