@@ -265,13 +265,15 @@ void add_swiglu(OpCases& cases, const Size& size, DType h, DType x, bool weighte
 
 void add_swiglu_backward(OpCases& cases, const Size& size, DType dx, DType dh, DType x,
                          bool weighted, bool bench) {
+  const size_t again = weighted ? size_of(x) : 0;  // see SwigluBackwardRun::again
   cases.push_back(
       {.op = "swiglu_backward",
        .shape = shape_name(size, fmt::format("{}<-{},{}{}", short_name(dx), short_name(dh),
                                              short_name(x), weighted ? " weighted" : "")),
        .limit = Limit::kMemory,
-       .work = numbers(size) * static_cast<double>(2 * size_of(dx) + size_of(dh) + 2 * size_of(x)),
-       .fresh = numbers(size) * static_cast<double>(2 * size_of(dx)),
+       .work = numbers(size) *
+               static_cast<double>(2 * size_of(dx) + size_of(dh) + 2 * size_of(x) + again),
+       .fresh = numbers(size) * static_cast<double>(2 * size_of(dx) + again),
        .bench = bench,
        .make = [=] { return std::make_unique<SwigluBackwardRun>(size, dx, dh, x, weighted); }});
 }
