@@ -118,9 +118,8 @@ void write_file_atomic(const fs::path& path, std::string_view bytes) {
   file.commit();
 }
 
-// Sequence: fill .name.minke-new; exchange it with name, or where the file system cannot, rename
-// name
-// -> .name.minke-old and .name.minke-new -> name; remove what was there before.
+// Sequence: fill .name.minke-new; exchange it with name, or, where the file system cannot, rename
+// name to .name.minke-old and .name.minke-new to name; remove what was there before.
 void write_folder_atomic(const fs::path& folder, const std::function<void(const fs::path&)>& fill) {
   const fs::path target = without_trailing_slash(folder);
   recover_folder(target);

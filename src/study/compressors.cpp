@@ -101,7 +101,7 @@ std::vector<CompressorResult> run_compressors(const std::vector<train::SourceFil
   LiveLine line;
   std::vector<CompressorResult> results;
   for (const Compressor& how : compressors()) {
-    if (!installed(how.program)) continue;
+    if (valid_bytes == 0 || !installed(how.program)) continue;
     line.show(fmt::format("compressing the text, to compare with: {}", how.name));
     const fs::path out = folder / ".compressed.7z";
     const auto primed = compressed_size(how, folder / ".both.txt", out);

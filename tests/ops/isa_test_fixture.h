@@ -1,4 +1,4 @@
-// Runs a test on every instruction set of the machine.
+// Runs a test, or a part of one, on every instruction set of the machine.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -17,6 +17,17 @@ class EveryIsa : public ::testing::TestWithParam<Isa> {
  private:
   const Isa before_ = isa();
 };
+
+template <typename Body>
+void on_every_set(Body&& body) {
+  const Isa chosen = isa();
+  for (const Isa set : available_isas()) {
+    SCOPED_TRACE(isa_name(set));
+    set_isa(set);
+    body();
+  }
+  set_isa(chosen);
+}
 
 inline std::string isa_parameter_name(const ::testing::TestParamInfo<Isa>& info) {
   return std::string(isa_name(info.param));

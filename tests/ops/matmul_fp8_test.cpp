@@ -5,23 +5,12 @@
 #include <vector>
 
 #include "base/rng.h"
-#include "ops/isa.h"
+#include "ops/isa_test_fixture.h"
 #include "ops/matmul.h"
 #include "tensor/scales.h"
 
 namespace minke::ops {
 namespace {
-
-template <typename Body>
-void on_every_set(Body&& body) {
-  const Isa chosen = isa();
-  for (const Isa set : available_isas()) {
-    SCOPED_TRACE(isa_name(set));
-    set_isa(set);
-    body();
-  }
-  set_isa(chosen);
-}
 
 // Codes [n, k] with blocks of 128x128, packed.
 struct Weight {

@@ -7,24 +7,13 @@
 
 #include "base/error.h"
 #include "base/rng.h"
-#include "ops/isa.h"
+#include "ops/isa_test_fixture.h"
 #include "ops/matmul.h"
 #include "ops/permute.h"
 #include "tensor/integers.h"
 
 namespace minke::ops {
 namespace {
-
-template <typename Body>
-void on_every_set(Body&& body) {
-  const Isa chosen = isa();
-  for (const Isa set : available_isas()) {
-    SCOPED_TRACE(isa_name(set));
-    set_isa(set);
-    body();
-  }
-  set_isa(chosen);
-}
 
 OwnedTensor random(int64_t rows, int64_t cols) {
   OwnedTensor out(DType::kF32, {rows, cols});

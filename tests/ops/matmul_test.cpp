@@ -10,7 +10,7 @@
 
 #include "base/rng.h"
 #include "base/thread_pool.h"
-#include "ops/isa.h"
+#include "ops/isa_test_fixture.h"
 
 namespace minke::ops {
 namespace {
@@ -55,19 +55,7 @@ std::vector<uint8_t> bytes_of(const Tensor& x) {
 }
 
 // Every set of instructions that this machine has, with either format.
-class Matmul : public testing::TestWithParam<DType> {
- protected:
-  template <typename Body>
-  void on_every_set(Body&& body) {
-    const Isa chosen = isa();
-    for (const Isa set : available_isas()) {
-      SCOPED_TRACE(isa_name(set));
-      set_isa(set);
-      body();
-    }
-    set_isa(chosen);
-  }
-};
+class Matmul : public testing::TestWithParam<DType> {};
 INSTANTIATE_TEST_SUITE_P(Formats, Matmul, testing::Values(DType::kF32, DType::kBF16),
                          [](const auto& format) { return std::string(name_of(format.param)); });
 
