@@ -1,5 +1,5 @@
-# Writes the commit that is being built into a header, at build time, and only when it changed.
-# Usage: cmake -DSOURCE=<top> -DHEADER=<file> -P commit.cmake
+# Writes the version and the commit that are being built into a header, at build time, and only when it changed.
+# Usage: cmake -DSOURCE=<top> -DVERSION=<version> -DHEADER=<file> -P commit.cmake
 cmake_minimum_required(VERSION 3.25)
 
 # describe --dirty would refresh the index, and so take the lock that a commit at this moment needs.
@@ -12,4 +12,5 @@ endif()
 if(NOT commit)
   set(commit unknown)
 endif()
-file(CONFIGURE OUTPUT ${HEADER} CONTENT "#pragma once\n#define MINKE_COMMIT \"@commit@\"\n" @ONLY)
+file(CONFIGURE OUTPUT ${HEADER} @ONLY CONTENT
+  "#pragma once\n#define MINKE_VERSION \"@VERSION@\"\n#define MINKE_COMMIT \"@commit@\"\n")

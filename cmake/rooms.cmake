@@ -37,24 +37,24 @@ endfunction()
 
 # Parsing nlohmann/json.hpp takes most of the time of a file that includes it: it is parsed once.
 function(minke_json_headers target)
-  if(TARGET minke_text AND NOT target STREQUAL minke_text)
-    target_precompile_headers(${target} REUSE_FROM minke_text)
+  if(TARGET minke_base AND NOT target STREQUAL minke_base)
+    target_precompile_headers(${target} REUSE_FROM minke_base)
   else()
     target_precompile_headers(${target} PRIVATE <nlohmann/json.hpp> <fmt/format.h> <filesystem>)
   endif()
 endfunction()
 
-# Gives the room <room>/commit.h, which says what commit is built: at every build, so it is never stale.
+# Gives the room <room>/commit.h, which says what version and commit are built: at every build, so
+# that it is never stale.
 function(minke_commit room)
   set(header ${CMAKE_BINARY_DIR}/generated/${room}/commit.h)
   add_custom_target(minke_commit
-    COMMAND ${CMAKE_COMMAND} -DSOURCE=${CMAKE_SOURCE_DIR} -DHEADER=${header}
-            -P ${CMAKE_SOURCE_DIR}/cmake/commit.cmake
+    COMMAND ${CMAKE_COMMAND} -DSOURCE=${CMAKE_SOURCE_DIR} -DVERSION=${PROJECT_VERSION}
+            -DHEADER=${header} -P ${CMAKE_SOURCE_DIR}/cmake/commit.cmake
     BYPRODUCTS ${header}
     COMMENT "Looking up the commit")
   add_dependencies(minke_${room} minke_commit)
   target_include_directories(minke_${room} PRIVATE ${CMAKE_BINARY_DIR}/generated)
-  target_compile_definitions(minke_${room} PRIVATE MINKE_VERSION="${PROJECT_VERSION}")
 endfunction()
 
 # Every file of src/<room>/kernels is compiled once for each instruction set, inside a namespace of

@@ -7,7 +7,6 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
-#include <set>
 
 #include "app/inspect_activations.h"
 #include "app/inspect_train.h"
@@ -43,27 +42,23 @@ struct Files {
   std::vector<checkpoint::TensorSpec> extras;  // what the architecture does not name
 };
 
-bool is_parameter(const model::ModelConfig& config, const std::string& name) {
-  if (name.ends_with("_scale_inv") || name.ends_with("rotary_emb.inv_freq")) return false;
-  for (int64_t n = config.num_hidden_layers; n < config.layers(); ++n) {
-    const std::string prefix = fmt::format("model.layers.{}.", n);
-    if (name == prefix + "embed_tokens.weight" || name == prefix + "shared_head.head.weight") {
-      return false;
-    }
-  }
-  return true;
-}
-
 Files inspect_files(const fs::path& folder, const model::ModelConfig& config) {
   const checkpoint::CheckpointFolder checkpoint(folder);
   model::Transformer architecture(config, model::Precision::kBF16);
   Files out;
-  std::set<std::string> extra;
   for (const auto& tensor :
        checkpoint::extra_tensors(architecture, checkpoint, checkpoint::Extra::kKept)) {
-    extra.insert(tensor.name);
     out.extras.push_back(tensor);
   }
+  const auto count = [&](const std::string& name, const Shape& shape) {
+    if (checkpoint.contains(name)) out.parameters += shape.count();
+  };
+  architecture.for_each_weight([&](model::Weight& weight) {
+    for (const model::Piece& piece : weight.pieces()) count(piece.name, piece.shape);
+  });
+  architecture.for_each_router([&](int64_t, const model::Router& router) {
+    if (router.has_bias()) count(router.bias_name, router.bias_E.shape());
+  });
   for (const auto& [name, file] : checkpoint.tensors()) {
     const checkpoint::StoredTensor& tensor = file->stored(name);
     int64_t numbers = 1;
@@ -74,7 +69,6 @@ Files inspect_files(const fs::path& folder, const model::ModelConfig& config) {
       sum->numbers += numbers;
       sum->bytes += tensor.size;
     }
-    if (is_parameter(config, name) && !extra.contains(name)) out.parameters += numbers;
   }
   return out;
 }

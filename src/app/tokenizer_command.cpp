@@ -12,8 +12,8 @@
 #include "app/text_options.h"
 #include "base/error.h"
 #include "base/file.h"
+#include "base/json.h"
 #include "base/progress.h"
-#include "checkpoint/json.h"
 #include "checkpoint/model_files.h"
 #include "train/tokenizer.h"
 
@@ -72,7 +72,7 @@ void convert_lines(const char* field, const std::function<Json(const Json&)>& co
   std::string line;
   for (int64_t number = 1; std::getline(std::cin, line); ++number) {
     const std::string where = fmt::format("standard input, line {}", number);
-    const Json object = checkpoint::parse_json<Json>(line, where);
+    const Json object = parse_json<Json>(line, where);
     if (!object.is_object() || !object.contains(field)) fail("{}: no \"{}\"", where, field);
     try {
       print_now(convert(object[field]).dump(-1, ' ', false, Json::error_handler_t::replace) + "\n");

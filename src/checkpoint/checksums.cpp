@@ -2,7 +2,7 @@
 
 #include "base/error.h"
 #include "base/hash.h"
-#include "checkpoint/json.h"
+#include "base/json.h"
 
 namespace minke::checkpoint {
 namespace {

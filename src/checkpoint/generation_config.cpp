@@ -3,7 +3,7 @@
 #include <algorithm>
 
 #include "base/error.h"
-#include "checkpoint/json.h"
+#include "base/json.h"
 
 namespace minke::checkpoint {
 namespace {

@@ -7,7 +7,7 @@
 #include <utility>
 
 #include "base/error.h"
-#include "checkpoint/json.h"
+#include "base/json.h"
 
 namespace minke::checkpoint {
 namespace {

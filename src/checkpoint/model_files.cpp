@@ -68,13 +68,10 @@ Tensor checked_scale(const CheckpointFolder& files, const model::Piece& piece) {
   return scale;
 }
 
-// What the recipe quantises: attention's and feed-forward's matrices (V3 report, section 3.3).
 bool may_be_codes(const model::ModelConfig& config, const model::Weight& weight,
                   const model::Piece& piece) {
   // Masters are FP32 whatever they are read from.
-  return (config.quantization || weight.owned()) && weight.kind() == model::Weight::Kind::kLinear &&
-         (piece.name.find(".self_attn.") != std::string::npos ||
-          piece.name.find(".mlp.") != std::string::npos);
+  return (config.quantization || weight.owned()) && is_fp8_weight(piece.name);
 }
 
 // A piece of integers and its scales, in whatever shard.
@@ -306,11 +303,6 @@ void write_tensors(const fs::path& path, std::span<const TensorToWrite> tensors,
     writer.write(converted);
   }
   writer.finish();
-}
-
-void save_weights(const fs::path& folder, model::Transformer& model,
-                  std::span<const StoredTensor> extras) {
-  write_tensors(folder / "model.safetensors", weights_to_save(model), extras);
 }
 
 }  // namespace minke::checkpoint

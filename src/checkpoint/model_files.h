@@ -58,8 +58,5 @@ std::vector<TensorToWrite> weights_to_save(model::Transformer& model);
 // `extras` byte for byte besides.
 void write_tensors(const fs::path& path, std::span<const TensorToWrite> tensors,
                    std::span<const StoredTensor> extras = {});
-// Both.
-void save_weights(const fs::path& folder, model::Transformer& model,
-                  std::span<const StoredTensor> extras = {});
 
 }  // namespace minke::checkpoint

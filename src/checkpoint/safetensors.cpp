@@ -5,7 +5,7 @@
 #include <cstring>
 
 #include "base/error.h"
-#include "checkpoint/json.h"
+#include "base/json.h"
 
 namespace minke::checkpoint {
 namespace {

@@ -82,6 +82,11 @@ Check PaddedMatrix::padding_check(std::string quantity) const {
   return check;
 }
 
+std::vector<double> magnitudes(std::vector<double> x) {
+  for (double& v : x) v = std::abs(v);
+  return x;
+}
+
 std::vector<double> to_double(const ops::Matrix& x) {
   std::vector<double> out;
   out.reserve(static_cast<size_t>(x.rows * x.cols));

@@ -39,6 +39,7 @@ class PaddedMatrix {
 
 // FP32 and BF16, rows one after the other.
 std::vector<double> to_double(const ops::Matrix& x);
+std::vector<double> magnitudes(std::vector<double> x);
 
 // The relative error of one rounding to the format.
 double roundoff(DType dtype);

@@ -9,6 +9,7 @@ OpCases all_op_cases() {
   add_matmul_int_cases(cases);
   add_quantize_cases(cases);
   add_attention_cases(cases);
+  add_rope_cases(cases);
   add_norm_cases(cases);
   add_elementwise_cases(cases);
   add_permute_cases(cases);

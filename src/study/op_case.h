@@ -46,11 +46,12 @@ struct OpCase {
 };
 
 using OpCases = std::vector<OpCase>;
-void add_matmul_cases(OpCases& cases);       // matmul, matmul_wgrad, grouped
-void add_matmul_fp8_cases(OpCases& cases);   // matmul with codes on the right
-void add_matmul_int_cases(OpCases& cases);   // matmul with integers on the right
-void add_quantize_cases(OpCases& cases);     // to E4M3 and E5M6, matmul_wgrad_fp8
-void add_attention_cases(OpCases& cases);    // attention and its backward, latent_attention, rope
+void add_matmul_cases(OpCases& cases);      // matmul, matmul_wgrad, grouped
+void add_matmul_fp8_cases(OpCases& cases);  // matmul with codes on the right
+void add_matmul_int_cases(OpCases& cases);  // matmul with integers on the right
+void add_quantize_cases(OpCases& cases);    // to E4M3 and E5M6, matmul_wgrad_fp8
+void add_attention_cases(OpCases& cases);   // attention and its backward, latent_attention
+void add_rope_cases(OpCases& cases);
 void add_norm_cases(OpCases& cases);         // rms_norm and its backward
 void add_elementwise_cases(OpCases& cases);  // swiglu and its backward, convert, add, adamw, ...
 void add_permute_cases(OpCases& cases);      // permutation by expert, embedding

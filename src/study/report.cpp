@@ -2,10 +2,10 @@
 
 #include <nlohmann/json.hpp>
 
+#include "base/json.h"
 #include "base/log.h"
 #include "base/progress.h"
 #include "checkpoint/hf_config.h"
-#include "checkpoint/json.h"
 #include "checkpoint/model_files.h"
 #include "model/cost.h"
 #include "study/compressors.h"
@@ -55,8 +55,8 @@ Json cache_rows(const model::ModelConfig& config) {
 }  // namespace
 
 void write_report(const fs::path& run) {
-  const auto manifest = checkpoint::parse_json<Json>(read_file(run / "manifest.json"),
-                                                     (run / "manifest.json").string());
+  const auto manifest =
+      parse_json<Json>(read_file(run / "manifest.json"), (run / "manifest.json").string());
   const auto config = checkpoint::read_config(checkpoint::model_folder(run) / "config.json").model;
   RunData events(run);
   events.refresh();

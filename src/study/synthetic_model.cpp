@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "base/progress.h"
 #include "base/rng.h"
+#include "checkpoint/quantize.h"
 #include "checkpoint/stored_values.h"
 #include "model/transformer.h"
 #include "tensor/integers.h"
@@ -63,19 +64,17 @@ void write_synthetic_model(const fs::path& folder, const checkpoint::HfConfig& c
   };
   shape.for_each_weight([&](model::Weight& weight) {
     for (const model::Piece& piece : weight.pieces()) {
-      const bool codes = config.model.quantization &&
-                         weight.kind() == model::Weight::Kind::kLinear &&
-                         (piece.name.find(".self_attn.") != std::string::npos ||
-                          piece.name.find(".mlp.") != std::string::npos);
       if (const auto format = checkpoint::integers_of(config.model, piece.name)) {
         add(piece.name, *format, int_codes_shape(piece.shape, *format));
         add(checkpoint::integer_scale_name(piece.name), DType::kBF16,
             int_scale_shape(piece.shape, *format));
         continue;
       }
+      const bool codes = config.model.quantization && checkpoint::is_fp8_weight(piece.name);
       add(piece.name, codes ? DType::kE4M3 : DType::kBF16, piece.shape);
       if (codes) {
-        add(piece.name + "_scale_inv", DType::kF32, scale_shape(piece.shape, kBlock128x128));
+        add(checkpoint::scale_name(piece.name), DType::kF32,
+            scale_shape(piece.shape, kBlock128x128));
       }
     }
   });

@@ -4,7 +4,8 @@
 #include <map>
 
 #include "base/error.h"
-#include "checkpoint/json.h"
+#include "base/json.h"
+#include "checkpoint/stored_values.h"
 #include "tensor/scales.h"
 
 namespace minke::study {
@@ -101,9 +102,9 @@ class Fields {
  public:
   Fields(const fs::path& path, std::vector<std::string>& lacks)
       : where_(path.string()),
-        root_(checkpoint::parse_json<Json>(read_file(path, kMaxBytes), where_)),
+        root_(parse_json<Json>(read_file(path, kMaxBytes), where_)),
         lacks_(lacks) {
-    if (!root_.is_object()) fail("{}: {}, expected an object", where_, checkpoint::shown(root_));
+    if (!root_.is_object()) fail("{}: {}, expected an object", where_, shown(root_));
   }
 
   bool number(const char* name, double& out) {
@@ -153,7 +154,7 @@ class Fields {
     return nullptr;
   }
   [[noreturn]] void refuse(const char* name, const Json& value, const char* expected) const {
-    fail("{}: {} is {}, expected {}", where_, name, checkpoint::shown(value), expected);
+    fail("{}: {} is {}, expected {}", where_, name, shown(value), expected);
   }
 
   std::string where_;
@@ -245,7 +246,8 @@ std::vector<double> read_weight(const checkpoint::CheckpointFolder& files, const
     }
     const TileShape tile{c.quantization->rows, c.quantization->cols};
     return decode_blocks(
-        tensor, files.tensor(name + "_scale_inv", DType::kF32, scale_shape(shape, tile)), tile);
+        tensor, files.tensor(checkpoint::scale_name(name), DType::kF32, scale_shape(shape, tile)),
+        tile);
   }
   if (tensor.dtype() == DType::kF32) {
     const auto numbers = tensor.span<float>();

@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "base/json.h"
 #include "base/rng.h"
-#include "checkpoint/json.h"
 #include "checkpoint/model_files.h"
 
 namespace minke::study {

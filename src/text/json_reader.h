@@ -6,6 +6,7 @@
 #include <string_view>
 
 #include "base/error.h"
+#include "base/json.h"
 
 namespace minke::text {
 
@@ -21,17 +22,7 @@ class Reader {
   [[noreturn]] void refuse(fmt::format_string<Args...> format, Args&&... args) const {
     fail("{}: {}", where_, fmt::format(format, std::forward<Args>(args)...));
   }
-  Json parse(std::string_view text) const {
-    constexpr int kDeepest = 64;
-    try {
-      return Json::parse(text, [&](int depth, Json::parse_event_t, Json&) {
-        if (depth > kDeepest) refuse("nested deeper than {}", kDeepest);
-        return true;
-      });
-    } catch (const nlohmann::json::exception& error) {
-      refuse("not valid JSON: {}", error.what());
-    }
-  }
+  Json parse(std::string_view text) const { return parse_json<Json>(text, where_); }
   const Json& field(const Json& object, const char* key) const {
     if (!object.is_object() || !object.contains(key)) refuse("\"{}\" is missing", key);
     return object[key];

@@ -10,11 +10,11 @@
 #include "base/error.h"
 #include "base/hash.h"
 #include "base/interrupt.h"
+#include "base/json.h"
 #include "base/log.h"
 #include "base/progress.h"
 #include "base/rng.h"
 #include "base/thread_pool.h"
-#include "checkpoint/json.h"
 
 namespace minke::train {
 namespace {
@@ -226,7 +226,7 @@ HeldOut empty_held_out(int32_t bos) { return {{bos}, 0}; }
 TokenStore::TokenStore(const fs::path& folder) {
   constexpr uint64_t kMaxManifest = 1 << 16;
   const fs::path path = folder / kManifest;
-  const auto manifest = checkpoint::parse_json<json>(read_file(path, kMaxManifest), path.string());
+  const auto manifest = parse_json<json>(read_file(path, kMaxManifest), path.string());
   Totals expected;
   int64_t shards = 0;
   try {

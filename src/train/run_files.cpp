@@ -2,10 +2,10 @@
 
 #include <chrono>
 
+#include "base/json.h"
 #include "base/log.h"
 #include "base/progress.h"
 #include "base/version.h"
-#include "checkpoint/json.h"
 #include "train/conversation.h"
 #include "train/tokenizer.h"
 
@@ -138,7 +138,7 @@ void write_manifest(const fs::path& out, const Options& options, const model::Mo
 
 Options read_manifest_options(const fs::path& out) {
   const fs::path path = out / "manifest.json";
-  const auto manifest = checkpoint::parse_json<Json>(read_file(path), path.string());
+  const auto manifest = parse_json<Json>(read_file(path), path.string());
   Options options;
   try {
     const Json& flags = manifest.at("flags");

@@ -11,8 +11,8 @@
 #include <optional>
 
 #include "base/error.h"
+#include "base/json.h"
 #include "base/log.h"
-#include "checkpoint/json.h"
 
 namespace minke::train {
 namespace {
@@ -131,7 +131,7 @@ Document conversation_of(const std::string& where, const nlohmann::json& message
   const auto text_of = [&](const nlohmann::json& message, const char* key) {
     if (!message.is_object() || !message.contains(key) || !message[key].is_string()) {
       fail("{}: expected messages to be objects with strings \"role\" and \"content\", got {}",
-           where, checkpoint::shown(message));
+           where, shown(message));
     }
     return message[key].get<std::string>();
   };
@@ -149,7 +149,7 @@ Document document_of_line(const std::string& where, std::string_view line,
                           const std::string& text_field) {
   using nlohmann::json;
   check_text(where, line);
-  auto object = checkpoint::parse_json<json>(line, where);
+  auto object = parse_json<json>(line, where);
   if (object.is_object() && !object.contains(text_field) && object.contains("messages") &&
       object["messages"].is_array()) {
     return conversation_of(where, object["messages"]);
@@ -157,7 +157,7 @@ Document document_of_line(const std::string& where, std::string_view line,
   const auto at = object.is_object() ? object.find(text_field) : object.end();
   if (!object.is_object() || at == object.end() || !at->is_string()) {
     fail("{}: expected an object with a string named \"{}\", got {}", where, text_field,
-         checkpoint::shown(object));
+         shown(object));
   }
   return {.text = std::move(at->get_ref<std::string&>())};
 }

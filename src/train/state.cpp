@@ -4,11 +4,11 @@
 #include <cstring>
 #include <set>
 
+#include "base/json.h"
 #include "base/log.h"
 #include "base/thread_pool.h"
 #include "base/version.h"
 #include "checkpoint/checksums.h"
-#include "checkpoint/json.h"
 #include "checkpoint/quantize.h"
 #include "model/cost.h"
 #include "ops/elementwise.h"
@@ -154,7 +154,7 @@ void Snapshot::write(const fs::path& folder) const {
 void load_state(const fs::path& folder, model::Transformer& model, Trainer& trainer,
                 const RunIdentity& identity) {
   const std::string where = (folder / kStateFile).string();
-  const auto state = checkpoint::parse_json<nlohmann::json>(read_file(folder / kStateFile), where);
+  const auto state = parse_json<nlohmann::json>(read_file(folder / kStateFile), where);
   if (!state.is_object()) fail("{}: expected an object: the file is damaged", where);
   for (const char* key :
        {"step", "rows_passed_over", "losses", "gradients", "data_hash", "tokenizer_hash", "isa"}) {
@@ -163,8 +163,7 @@ void load_state(const fs::path& folder, model::Transformer& model, Trainer& trai
         "{}: says no \"{}\": another version of minke wrote it ({}), and this is {}, which cannot "
         "go "
         "on with the run; eval, generate and train --init read its model all the same",
-        where, key, state.contains("minke") ? checkpoint::shown(state["minke"]) : "an earlier one",
-        version());
+        where, key, state.contains("minke") ? shown(state["minke"]) : "an earlier one", version());
   }
   const auto text = [&](const char* key) {
     if (!state[key].is_string()) fail("{}: {} is no text: the file is damaged", where, key);
@@ -218,11 +217,11 @@ void load_state(const fs::path& folder, model::Transformer& model, Trainer& trai
 std::optional<int64_t> trained_length(const fs::path& folder) {
   if (!fs::exists(folder / kStateFile)) return {};
   const std::string where = (folder / kStateFile).string();
-  const auto state = checkpoint::parse_json<nlohmann::json>(read_file(folder / kStateFile), where);
+  const auto state = parse_json<nlohmann::json>(read_file(folder / kStateFile), where);
   if (!state.is_object()) fail("{}: expected an object: the file is damaged", where);
   if (!state.contains("seq")) return {};
   if (!state["seq"].is_number_integer() || state["seq"] < 2) {
-    fail("{}: \"seq\" is {}: the file is damaged", where, checkpoint::shown(state["seq"]));
+    fail("{}: \"seq\" is {}: the file is damaged", where, shown(state["seq"]));
   }
   return state["seq"].get<int64_t>();
 }

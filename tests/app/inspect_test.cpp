@@ -96,18 +96,32 @@ TEST(Inspect, ForPeople) {
   }
 }
 
-// In a folder, what the files hold is what the config says, MTP layers' copies and FP8 scales
-// aside.
+// In a folder, what the files hold is what the config says, MTP layers' copies and scales aside.
+void expect_all_parameters(const fs::path& folder) {
+  const json found = inspect(folder.string());
+  EXPECT_EQ(found["files"]["parameters"].get<int64_t>(),
+            found["parameters"]["total"]["total"].get<int64_t>() +
+                found["parameters"]["mtp_total"]["total"].get<int64_t>())
+      << folder;
+  EXPECT_LT(found["files"]["bytes"].get<uint64_t>(), fs::file_size(folder / "model.safetensors"));
+}
+
 TEST(Inspect, FoldersHoldWhatTheirConfigsSay) {
   for (const char* name : {"v3", "v2", "v2-lite", "moonlight", "kimi-k2", "v3-fp8",
                            "v3-packed-mtp2", "v3-odd-sizes", "v3-negative-bias"}) {
-    const json found = inspect(kGolden + "/" + name);
-    EXPECT_EQ(found["files"]["parameters"].get<int64_t>(),
-              found["parameters"]["total"]["total"].get<int64_t>() +
-                  found["parameters"]["mtp_total"]["total"].get<int64_t>())
-        << name;
-    EXPECT_LT(found["files"]["bytes"].get<uint64_t>(),
-              fs::file_size(kGolden + "/" + name + "/model.safetensors"));
+    expect_all_parameters(kGolden + "/" + name);
+  }
+}
+
+TEST(Inspect, CodesOfIntegersAreParametersAndTheirScalesNot) {
+  const TemporaryFolder folder;
+  for (const char* experts : {"int8", "int4"}) {
+    const fs::path out = folder.path() / experts;
+    ASSERT_EQ(run_program({"quantize", kGolden + "/v3", "--out", out.string(), "--experts", experts,
+                           "--head", "int8"})
+                  .exit_code,
+              0);
+    expect_all_parameters(out);
   }
 }
 

@@ -49,7 +49,7 @@ TEST(ModelFiles, ABiasThatIsNotANumberIsRefused) {
     fill_biases(model);
     model.for_each_router(
         [&](int64_t, model::Router& router) { router.bias_E.span<float>()[1] = bad; });
-    save_weights(folder.path(), model);
+    write_tensors(folder.path() / "model.safetensors", weights_to_save(model));
     const CheckpointFolder files(folder.path());
     EXPECT_THAT([&] { load_weights(model, files, Use::kInference); },
                 testing::ThrowsMessage<Error>(testing::AllOf(
@@ -63,7 +63,7 @@ TEST(ModelFiles, Trap11BitsOfTheBiasSurvive) {
   Transformer original(config, Precision::kBF16);
   original.initialize(1);
   fill_biases(original);
-  save_weights(folder.path(), original);
+  write_tensors(folder.path() / "model.safetensors", weights_to_save(original));
   for (const Precision precision : {Precision::kF32, Precision::kBF16}) {
     for (const Use use : {Use::kInference, Use::kTraining}) {
       const CheckpointFolder files(folder.path());
@@ -72,7 +72,7 @@ TEST(ModelFiles, Trap11BitsOfTheBiasSurvive) {
       EXPECT_EQ(bias_bits(loaded), bias_bits(original));
       if (use == Use::kInference) continue;
       const TemporaryFolder again;
-      save_weights(again.path(), loaded);
+      write_tensors(again.path() / "model.safetensors", weights_to_save(loaded));
       EXPECT_EQ(read_file(again / "model.safetensors"), read_file(folder / "model.safetensors"));
     }
   }
@@ -85,7 +85,7 @@ TEST(ModelFiles, Fp8IsSavedAsItWasLoaded) {
     const TemporaryFolder folder;
     Transformer model(read_config(golden("v3-fp8") / "config.json").model, Precision::kFp8);
     load_weights(model, files, use);
-    save_weights(folder.path(), model);
+    write_tensors(folder.path() / "model.safetensors", weights_to_save(model));
     const CheckpointFolder saved(folder.path());
     ASSERT_EQ(saved.tensors().size(), files.tensors().size());
     for (const auto& [tensor, file] : files.tensors()) {

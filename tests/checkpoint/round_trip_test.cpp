@@ -74,7 +74,7 @@ Content saved_again(const fs::path& folder, const model::ModelConfig& config, Us
   Transformer model(config, Precision::kBF16);
   const std::vector<StoredTensor> extras = load_weights(model, files, use, extra);
   const TemporaryFolder again;
-  save_weights(again.path(), model, extras);
+  write_tensors(again.path() / "model.safetensors", weights_to_save(model), extras);
   return content_of(again.path());
 }
 
@@ -125,7 +125,7 @@ TEST(RoundTripOf, Trap6FiveLayersWithAnMtpLayer) {
   Transformer model(config.model, Precision::kBF16);
   model.initialize(3);
   const TemporaryFolder made, quantized;
-  save_weights(made.path(), model);
+  write_tensors(made.path() / "model.safetensors", weights_to_save(model));
   const Content content = content_of(made.path());
   for (const char* name : {"eh_proj.weight", "embed_tokens.weight", "shared_head.head.weight",
                            "mlp.experts.0.up_proj.weight", "mlp.gate.e_score_correction_bias"}) {

@@ -5,7 +5,7 @@
 #include <string>
 #include <string_view>
 
-namespace minke::checkpoint {
+namespace minke {
 
 // Error, beginning with `where`, for what is not JSON, nests deeper than 64, or names a key of an
 // object twice (readers differ in which one they take).
@@ -23,4 +23,4 @@ std::string shown(const Json& value) {
   return text;
 }
 
-}  // namespace minke::checkpoint
+}  // namespace minke

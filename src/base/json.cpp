@@ -1,11 +1,11 @@
-#include "checkpoint/json.h"
+#include "base/json.h"
 
 #include <unordered_set>
 #include <vector>
 
 #include "base/error.h"
 
-namespace minke::checkpoint {
+namespace minke {
 
 template <typename Json>
 Json parse_json(std::string_view text, const std::string& where) {
@@ -43,4 +43,4 @@ Json parse_json(std::string_view text, const std::string& where) {
 template nlohmann::json parse_json(std::string_view, const std::string&);
 template nlohmann::ordered_json parse_json(std::string_view, const std::string&);
 
-}  // namespace minke::checkpoint
+}  // namespace minke
