@@ -102,10 +102,12 @@ class Writer {
 
 std::string system_text(const ChatFormat& format, const std::vector<Message>& messages) {
   std::string out;
+  bool first = true;
   for (const Message& message : messages) {
     if (message.role != "system") continue;
     if (!format.joins_systems) out.clear();
-    out += (out.empty() ? "" : "\n\n") + message.content;
+    out += (first || !format.joins_systems ? "" : "\n\n") + message.content;
+    first = false;
   }
   return out;
 }

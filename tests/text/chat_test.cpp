@@ -99,6 +99,20 @@ TEST(Chat, V3TranscriptsAreTheGoldenTokens) {
   }
 }
 
+// The template of the released tokenizer joins an empty system text as any other.
+TEST(Chat, AnEmptySystemTextIsJoinedToo) {
+  const auto text = [](const std::vector<Message>& messages) {
+    return golden_tokenizer().decode(
+        encode_chat(golden_tokenizer(), *chat_format(golden_tokenizer()), messages, {}));
+  };
+  const std::string begin = "<｜begin▁of▁sentence｜>", end = "<｜User｜>Hi<｜Assistant｜>";
+  EXPECT_EQ(text({{"system", ""}, {"user", "Hi"}, {"system", "Be brief."}}),
+            begin + "\n\nBe brief." + end);
+  EXPECT_EQ(text({{"system", "Be brief."}, {"system", ""}, {"user", "Hi"}}),
+            begin + "Be brief.\n\n" + end);
+  EXPECT_EQ(text({{"system", ""}, {"user", "Hi"}}), begin + end);
+}
+
 TEST(Chat, TranscriptsAreTheGoldenText) {
   std::map<std::string, int> seen;
   for (const json& line : lines_of("chat/golden.jsonl")) {
