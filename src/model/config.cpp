@@ -70,24 +70,8 @@ void check_sizes(const ModelConfig& c) {
   }
 }
 
-void check_router(const ModelConfig& c) {
-  using ops::Scoring;
-  using ops::TopkMethod;
-  // Each generation of the family defines one kind of router; another mix has no known meaning.
-  const bool v2 = c.model_type == "deepseek_v2";
-  if (!v2 && c.model_type != "deepseek_v3" && c.model_type != "kimi_k2") {
-    fail("model_type is \"{}\", expected deepseek_v3, deepseek_v2 or kimi_k2", c.model_type);
-  }
-  const bool noaux = c.topk_method == TopkMethod::kNoauxTc;
-  if (noaux == v2) {
-    fail("topk_method does not belong to model_type {}, expected {}", c.model_type,
-         v2 ? "greedy or group_limited_greedy" : "noaux_tc");
-  }
-  if ((c.scoring_func == Scoring::kSigmoid) != noaux) {
-    fail(
-        "scoring_func does not belong to topk_method, expected sigmoid with noaux_tc, and softmax "
-        "with greedy and group_limited_greedy");
-  }
+// Returns how many experts the chosen groups hold.
+int64_t check_groups(const ModelConfig& c) {
   check_size("n_group", c.n_group, 1, c.n_routed_experts);
   check_size("topk_group", c.topk_group, 1, c.n_group);
   if (c.n_routed_experts % c.n_group != 0) {
@@ -95,21 +79,28 @@ void check_router(const ModelConfig& c) {
          c.n_group);
   }
   const int64_t group = c.n_routed_experts / c.n_group;
-  if (noaux && c.n_group > 1 && group < 2) {
+  if (c.topk_method == ops::TopkMethod::kNoauxTc && c.n_group > 1 && group < 2) {
     fail(
         "n_group is {}, expected at most {}: noaux_tc scores a group by its best two experts, of "
         "{} in all",
         c.n_group, c.n_routed_experts / 2, c.n_routed_experts);
   }
-  const bool grouped = c.topk_method != TopkMethod::kGreedy;
-  check_size("num_experts_per_tok", c.num_experts_per_tok, 1,
-             grouped ? group * c.topk_group : c.n_routed_experts);
-  check_number("routed_scaling_factor", c.routed_scaling_factor, 1e-6, 1e6);
-  // V2's code scales the weights only where it does not normalise them, V3's in either case.
-  if (v2 && c.norm_topk_prob && c.routed_scaling_factor != 1) {
-    fail("routed_scaling_factor is {}, expected 1 where deepseek_v2 has norm_topk_prob true",
-         c.routed_scaling_factor);
+  return group * c.topk_group;
+}
+
+void check_router(const ModelConfig& c) {
+  using ops::TopkMethod;
+  if (c.model_type != "deepseek_v3" && c.model_type != "deepseek_v2" && c.model_type != "kimi_k2") {
+    fail("model_type is \"{}\", expected deepseek_v3, deepseek_v2 or kimi_k2", c.model_type);
   }
+  // Any scoring_func with any topk_method, whatever the model_type: each says by itself what is
+  // computed. (Weights are scaled whether they are normalised or not; V2's own code scales only
+  // where it does not normalise, but no release has both.) Greedy reads no groups, so they may be
+  // anything.
+  const bool grouped = c.topk_method != TopkMethod::kGreedy;
+  const int64_t reachable = grouped ? check_groups(c) : c.n_routed_experts;
+  check_size("num_experts_per_tok", c.num_experts_per_tok, 1, reachable);
+  check_number("routed_scaling_factor", c.routed_scaling_factor, 1e-6, 1e6);
 }
 
 void check_rope(const ModelConfig& c) {

@@ -9,17 +9,10 @@
 namespace minke::infer {
 namespace {
 
-const char* const kCases[] = {"v3",
-                              "v2",
-                              "v2-lite",
-                              "moonlight",
-                              "kimi-k2",
-                              "v3-odd-sizes",
-                              "v3-negative-bias",
-                              "v3-packed-mtp2",
-                              "v3-yarn",
-                              "v3-yarn-ramp",
-                              "v3-fp8"};
+const char* const kCases[] = {"v3",       "v2",           "v2-lite",          "moonlight",
+                              "kimi-k2",  "v3-odd-sizes", "v3-negative-bias", "v3-packed-mtp2",
+                              "v3-yarn",  "v3-yarn-ramp", "v3-fp8",           "v3-softmax",
+                              "v2-normed"};
 
 class Golden : public testing::TestWithParam<const char*> {
  protected:

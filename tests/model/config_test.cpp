@@ -94,18 +94,7 @@ TEST(ConfigTest, Routers) {
   expect_fault(
       sound(), [](auto& c) { c.num_experts_per_tok = 5; }, "num_experts_per_tok is 5");
   expect_fault(
-      sound(), [](auto& c) { c.topk_method = ops::TopkMethod::kGreedy; }, "topk_method");
-  expect_fault(
-      sound(), [](auto& c) { c.scoring_func = ops::Scoring::kSoftmax; }, "scoring_func");
-  expect_fault(
       sound(), [](auto& c) { c.model_type = "gpt"; }, "model_type is \"gpt\"");
-  expect_fault(
-      sound_v2(),
-      [](auto& c) {
-        c.norm_topk_prob = true;
-        c.routed_scaling_factor = 16;
-      },
-      "routed_scaling_factor is 16");
   ModelConfig one_group = sound();
   one_group.n_group = one_group.topk_group = 1;
   one_group.num_experts_per_tok = 8;
@@ -113,6 +102,29 @@ TEST(ConfigTest, Routers) {
   ModelConfig kimi = sound();
   kimi.model_type = "kimi_k2";
   EXPECT_NO_THROW(kimi.check());
+}
+
+// The fields of a router say by themselves what is computed, in any combination.
+TEST(ConfigTest, RoutersOfAnyKind) {
+  using ops::Scoring, ops::TopkMethod;
+  for (const char* model_type : {"deepseek_v2", "deepseek_v3"}) {
+    for (const Scoring scoring : {Scoring::kSigmoid, Scoring::kSoftmax}) {
+      for (const TopkMethod method :
+           {TopkMethod::kGreedy, TopkMethod::kGroupLimitedGreedy, TopkMethod::kNoauxTc}) {
+        ModelConfig c = sound();
+        c.model_type = model_type;
+        c.scoring_func = scoring;
+        c.topk_method = method;
+        c.routed_scaling_factor = 16;
+        EXPECT_NO_THROW(c.check());
+      }
+    }
+  }
+  ModelConfig greedy = sound_v2();
+  greedy.topk_method = TopkMethod::kGreedy;
+  greedy.n_group = 3;
+  greedy.num_experts_per_tok = 8;
+  EXPECT_NO_THROW(greedy.check());
 }
 
 // Each size passes alone, and together they are no model.

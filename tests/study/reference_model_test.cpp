@@ -15,7 +15,8 @@ constexpr const char* kCases[] = {"v3",           "v3-yarn",
                                   "v3-odd-sizes", "v3-packed-mtp2",
                                   "moonlight",    "kimi-k2",
                                   "v2-lite",      "v2",
-                                  "v3-fp8"};
+                                  "v3-fp8",       "v3-softmax",
+                                  "v2-normed"};
 
 // Goldens are float64 rounded to FP32, each number to 2^-24 of itself; what is left is the order of
 // float64 sums. golden.json holds float64 in full.

@@ -18,9 +18,10 @@ using testing::HasSubstr;
 using testing::Property;
 using testing::Throws;
 
-constexpr const char* kGoldens[] = {"v3",           "v3-yarn",          "v3-yarn-ramp", "moonlight",
-                                    "v3-odd-sizes", "v3-packed-mtp2",   "kimi-k2",      "v2-lite",
-                                    "v2",           "v3-negative-bias", "v3-fp8"};
+constexpr const char* kGoldens[] = {
+    "v3",       "v3-yarn", "v3-yarn-ramp", "moonlight",        "v3-odd-sizes", "v3-packed-mtp2",
+    "kimi-k2",  "v2-lite", "v2",           "v3-negative-bias", "v3-fp8",       "v3-softmax",
+    "v2-normed"};
 
 fs::path golden(const std::string& name) { return fs::path(MINKE_GOLDEN_DIR) / name; }
 
