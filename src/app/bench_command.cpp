@@ -9,6 +9,7 @@
 #include "app/text_options.h"
 #include "base/error.h"
 #include "base/file.h"
+#include "base/interrupt.h"
 #include "base/progress.h"
 #include "base/rng.h"
 #include "base/thread_pool.h"
@@ -277,6 +278,7 @@ void bench_model(const DecodeArguments& arguments, const fs::path& folder,
 void run_decode(const DecodeArguments& arguments) {
   if (arguments.synthetic.empty()) return bench_model(arguments, arguments.model, arguments.model);
   const checkpoint::HfConfig config = synthetic_config(arguments);
+  catch_interrupts(kRemovingHalves);
   std::optional<TemporaryFolder> temporary;
   if (arguments.keep.empty()) {
     temporary.emplace();

@@ -2,12 +2,14 @@
 
 #include <fmt/format.h>
 
-#include <fstream>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "app/text_options.h"
 #include "base/error.h"
+#include "base/file.h"
+#include "base/interrupt.h"
 #include "infer/loaded_model.h"
 #include "model/memory.h"
 #include "study/evaluate_text.h"
@@ -46,27 +48,30 @@ struct Arguments {
   bool needle = false;
 };
 
+// Appears when it is whole.
 class LogprobsFile {
  public:
-  explicit LogprobsFile(const std::string& path) : path_(path) {
-    if (path.empty()) return;
-    file_.open(path);
-    if (!file_) fail("{}: cannot be written", path);
-  }
-  bool wanted() const { return !path_.empty(); }
+  explicit LogprobsFile(const std::string& path) : file_(path) {}
   void write(int64_t position, int32_t id, std::string_view text, float loss) {
     const nlohmann::ordered_json line = {
         {"position", position}, {"id", id}, {"text", text}, {"logprob", -loss}};
     // A token may end within a character.
-    file_ << line.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) << '\n';
+    waiting_ += line.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) + '\n';
+    if (waiting_.size() >= kBlock) flush();
   }
   void finish() {
-    if (wanted() && !file_.flush()) fail("{}: cannot be written", path_);
+    flush();
+    file_.commit();
   }
 
  private:
-  std::string path_;
-  std::ofstream file_;
+  static constexpr size_t kBlock = 1 << 20;
+  void flush() {
+    file_.write(waiting_);
+    waiting_.clear();
+  }
+  AtomicFile file_;
+  std::string waiting_;
 };
 
 void print(const train::Evaluation& e, const study::EvalWindow& window) {
@@ -147,19 +152,20 @@ void run(const Arguments& arguments) {
     if (!arguments.logprobs.empty()) fail("--needle and --logprobs exclude each other; give one");
     return run_needle(loaded, precision, held_out.tokens, arguments.window);
   }
-  LogprobsFile logprobs(arguments.logprobs);
-
-  std::function<void(int64_t, int32_t, float)> on_token;
-  if (logprobs.wanted()) {
-    on_token = [&](int64_t position, int32_t id, float loss) {
-      logprobs.write(position, id, tokenizer.bytes_of(id), loss);
-    };
-  }
   const study::EvalWindow window =
       study::eval_window(loaded.folder, loaded.config.model, arguments.window);
+  std::optional<LogprobsFile> logprobs;
+  std::function<void(int64_t, int32_t, float)> on_token;
+  if (!arguments.logprobs.empty()) {
+    catch_interrupts(kRemovingHalves);
+    logprobs.emplace(arguments.logprobs);
+    on_token = [&](int64_t position, int32_t id, float loss) {
+      logprobs->write(position, id, tokenizer.bytes_of(id), loss);
+    };
+  }
   const train::Evaluation result =
       study::evaluate_text(loaded, precision, tokenizer, held_out.tokens, window.tokens, on_token);
-  logprobs.finish();
+  if (logprobs) logprobs->finish();
   print(result, window);
 }
 

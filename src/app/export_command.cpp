@@ -7,6 +7,7 @@
 
 #include "app/gguf_vocabulary.h"
 #include "app/text_options.h"
+#include "base/interrupt.h"
 #include "base/progress.h"
 #include "checkpoint/model_files.h"
 
@@ -36,6 +37,7 @@ struct Arguments {
 };
 
 void run(const Arguments& arguments) {
+  catch_interrupts(kRemovingHalves);
   const fs::path folder = checkpoint::model_folder(arguments.model);
   const checkpoint::HfConfig config = checkpoint::read_config(folder / "config.json");
   const checkpoint::GgufVocabulary vocabulary = gguf_vocabulary(load_tokenizer(folder.string()));
@@ -44,6 +46,7 @@ void run(const Arguments& arguments) {
   checkpoint::export_gguf(arguments.gguf, files, config.model, vocabulary,
                           types().at(arguments.type), arguments.extra,
                           [&](size_t done, size_t all) {
+                            stop_if_interrupted();
                             if (!line.due()) return;
                             line.show(fmt::format("exporting: {} of {} tensors", done, all));
                           });

@@ -20,6 +20,7 @@
 #include "app/verify_command.h"
 #include "app/watch_command.h"
 #include "base/error.h"
+#include "base/interrupt.h"
 #include "base/log.h"
 #include "base/thread_pool.h"
 #include "base/version.h"
@@ -30,6 +31,7 @@ namespace {
 
 // A fault of the user, of a file or of a config, and a wrong command line.
 constexpr int kExitFault = 2;
+constexpr int kExitInterrupted = 130;
 
 constexpr const char* kExamples = R"(Examples:
   minke train --data books/ --out runs/first           a model from a folder of text
@@ -121,6 +123,9 @@ int run(int argc, char** argv) {
 int main(int argc, char** argv) {
   try {
     return minke::app::run(argc, argv);
+  } catch (const minke::Interrupted& e) {
+    minke::app::report(e.what());
+    return minke::app::kExitInterrupted;
   } catch (const std::bad_alloc&) {
     return minke::app::report("out of memory");
   } catch (const std::exception& e) {

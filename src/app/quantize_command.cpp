@@ -8,6 +8,7 @@
 
 #include "app/text_options.h"
 #include "base/error.h"
+#include "base/interrupt.h"
 #include "base/progress.h"
 #include "checkpoint/model_files.h"
 #include "checkpoint/quantize.h"
@@ -39,6 +40,7 @@ struct Arguments {
   std::vector<std::string> text;
   int64_t window = 0;
   checkpoint::Extra extra = checkpoint::Extra::kRefused;
+  infer::WeightsOf weights = infer::WeightsOf::kModel;
 };
 
 // What the models are compared on, read before anything is written.
@@ -79,6 +81,7 @@ void compare(const Arguments& arguments, const checkpoint::QuantizedSizes& sizes
                         "bits per byte", "perplexity", "prefill, tokens/s", "decode, tokens/s",
                         "read a token"));
   for (const bool before : {true, false}) {
+    how.weights = before ? arguments.weights : infer::WeightsOf::kModel;
     infer::LoadedModel loaded =
         infer::load_model(before ? arguments.model : arguments.out, model::Precision::kBF16, how);
     const Measured m = measure(loaded, text);
@@ -91,10 +94,11 @@ void compare(const Arguments& arguments, const checkpoint::QuantizedSizes& sizes
 }
 
 void run(const Arguments& arguments) {
+  catch_interrupts(kRemovingHalves);
   const fs::path folder = checkpoint::model_folder(arguments.model), out = arguments.out;
   if (fs::exists(out) && !fs::is_empty(out)) fail("{}: is not empty", out.string());
   const checkpoint::HfConfig config = checkpoint::read_config(folder / "config.json");
-  const checkpoint::CheckpointFolder files(folder);
+  const checkpoint::CheckpointFolder files(folder, infer::stem_of(arguments.weights, folder));
   std::optional<EvalText> text;
   if (!arguments.text.empty()) text.emplace(arguments, folder, config.model);
   uint64_t total = 0;
@@ -105,8 +109,10 @@ void run(const Arguments& arguments) {
   {
     Progress progress("quantising", total, Progress::Unit::kBytes);
     write_folder_atomic(out, [&](const fs::path& into) {
-      sizes = checkpoint::quantize(into, files, config, arguments.extra, how,
-                                   [&](uint64_t bytes) { progress.add(bytes); });
+      sizes = checkpoint::quantize(into, files, config, arguments.extra, how, [&](uint64_t bytes) {
+        stop_if_interrupted();
+        progress.add(bytes);
+      });
       std::vector<std::string> beside = text::tokenizer_file_names();
       beside.emplace_back("generation_config.json");
       for (const std::string& name : beside) {
@@ -135,6 +141,7 @@ void add_quantize_command(CLI::App& app) {
   command->add_option("--seq", arguments->window, "Tokens of a window of it; as of `minke eval`")
       ->check(CLI::Range(2, 1 << 20))
       ->needs(text);
+  add_average_option(*command, arguments->weights);
   add_extra_option(*command, arguments->extra, "written as they are");
   command->callback([arguments] { run(*arguments); });
 }

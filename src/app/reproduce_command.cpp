@@ -4,6 +4,7 @@
 
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "base/error.h"
 #include "base/interrupt.h"
@@ -22,6 +23,11 @@ Examples:
   minke reproduce fp8
   minke reproduce fp8 --data books/ --out runs/fp8 --size nano --steps 400
   minke reproduce fp8 --json)";
+
+// What the runs differ in; and what would look at one of them only, or keep more of it.
+const std::set<std::string> kNotOffered = {"--precision", "--data-seed",     "--shadow-bf16",
+                                           "--stop-at",   "--sample-prompt", "--tensorboard",
+                                           "--keep-last", "--keep-every",    "--keep-best"};
 
 struct Arguments {
   train::Options options;
@@ -95,6 +101,7 @@ void run(const Arguments& arguments) {
 void add_reproduce_command(CLI::App& app) {
   CLI::App* reproduce = app.add_subcommand("reproduce", "Measure here what a report claims");
   reproduce->require_subcommand(1);
+  reproduce->footer("`minke reproduce COMMAND --help` explains a command.");
   const auto arguments = std::make_shared<Arguments>();
   CLI::App* fp8 = reproduce->add_subcommand(
       "fp8", "FP8 training against BF16, and what its tiles and its accumulation are for");
@@ -104,7 +111,7 @@ void add_reproduce_command(CLI::App& app) {
   train::visit_fields(
       arguments->options, [&](const char* flag, auto& field, train::Scope, const char* help) {
         const std::string name = std::string("--") + flag;
-        if (name == "--precision" || name == "--data-seed") return;  // what the runs differ in
+        if (kNotOffered.contains(name)) return;
         if constexpr (std::is_same_v<std::remove_reference_t<decltype(field)>, bool>) {
           fp8->add_flag(name, field, help);
         } else {

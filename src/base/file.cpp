@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <csignal>
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
@@ -75,8 +76,27 @@ std::string read_file(const fs::path& path, uint64_t max_bytes) {
   }
 }
 
+void remove_strays(const fs::path& folder, std::string_view begin, std::string_view marker) {
+  std::error_code ec;
+  for (const auto& entry : fs::directory_iterator(folder, ec)) {
+    const std::string name = entry.path().filename().string();
+    const size_t at = name.rfind(marker);
+    if (!name.starts_with(begin) || at == std::string::npos || at < begin.size()) continue;
+    const auto pid =
+        static_cast<pid_t>(std::strtol(name.c_str() + at + marker.size(), nullptr, 10));
+    if (pid > 0 && ::kill(pid, 0) != 0 && errno == ESRCH) ::unlink(entry.path().c_str());
+  }
+}
+
 AtomicFile::AtomicFile(fs::path path)
     : path_(std::move(path)), temporary_(beside(path_, fmt::format(".tmp.{}", ::getpid()))) {
+  // A rename would put a file in the place of a device.
+  std::error_code ec;
+  const fs::file_status status = fs::status(path_, ec);
+  if (fs::exists(status) && !fs::is_regular_file(status)) {
+    fail("{}: is not a file, and cannot be replaced by one", path_.string());
+  }
+  remove_strays(parent_of(path_), "." + path_.filename().string(), ".tmp.");
   fd_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
   if (fd_ < 0) fail("{}: cannot write: {}", path_.string(), why());
 }

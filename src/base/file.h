@@ -21,8 +21,12 @@ std::string read_file(const fs::path& path, uint64_t max_bytes = uint64_t{1} << 
 // Whatever stood there before is untouched until the rename, also when the disk is full.
 void write_file_atomic(const fs::path& path, std::string_view bytes);
 
+// Removes what processes that are no more left in `folder`: files named `begin`...`marker`PID.
+void remove_strays(const fs::path& folder, std::string_view begin, std::string_view marker);
+
 // A file that is written in pieces and appears under its name, whole and synced, only at commit().
-// Destroyed before commit(), it leaves nothing behind.
+// Destroyed before commit(), it leaves nothing behind; of a process that was killed, the next
+// AtomicFile of that name removes the rest. Error where the name is a device's or a folder's.
 class AtomicFile {
  public:
   explicit AtomicFile(fs::path path);

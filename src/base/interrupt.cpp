@@ -4,31 +4,36 @@
 
 #include <atomic>
 #include <csignal>
-
-#include "base/error.h"
+#include <cstring>
 
 namespace minke {
 namespace {
 
 std::atomic<bool> g_interrupted{false};
+std::atomic<const char*> g_what{nullptr};
 static_assert(std::atomic<bool>::is_always_lock_free, "a signal handler may not lock");
 
 constexpr int kExitInterrupted = 130;
 
-// Only what is async-signal-safe: a lock-free atomic, write and _exit.
+void say(const char* text) {
+  [[maybe_unused]] const ssize_t n = ::write(STDERR_FILENO, text, std::strlen(text));
+}
+
+// Only what is async-signal-safe: lock-free atomics, strlen, write and _exit.
 void on_signal(int /*signal*/) {
-  constexpr char kSaving[] = "\nstopping after this step; once more leaves at once\n";
-  constexpr char kLeaving[] = "\nleaving at once\n";
   if (g_interrupted.exchange(true)) {
-    [[maybe_unused]] const ssize_t n = ::write(STDERR_FILENO, kLeaving, sizeof kLeaving - 1);
+    say("\nleaving at once\n");
     ::_exit(kExitInterrupted);
   }
-  [[maybe_unused]] const ssize_t n = ::write(STDERR_FILENO, kSaving, sizeof kSaving - 1);
+  say("\n");
+  say(g_what);
+  say("; once more leaves at once\n");
 }
 
 }  // namespace
 
-void catch_interrupts() {
+void catch_interrupts(const char* what) {
+  g_what = what;
   struct sigaction action {};
   action.sa_handler = on_signal;
   sigemptyset(&action.sa_mask);
@@ -40,5 +45,9 @@ void catch_interrupts() {
 }
 
 bool interrupted() { return g_interrupted.load(std::memory_order_relaxed); }
+
+void stop_if_interrupted() {
+  if (interrupted()) throw Interrupted("interrupted; what was half done is removed");
+}
 
 }  // namespace minke

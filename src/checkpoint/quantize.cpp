@@ -189,6 +189,7 @@ QuantizedSizes quantize(const fs::path& into, const CheckpointFolder& files, con
   for (const StoredTensor& tensor : carried) extras.insert(tensor.name);
   std::map<std::string, const SafetensorsFile*> shards;
   for (const auto& [name, shard] : files.tensors()) shards[shard->path().filename()] = shard;
+  if (shards.size() == 1) shards = {{"model.safetensors", shards.begin()->second}};
   QuantizedSizes sizes;
   nlohmann::ordered_json map = nlohmann::ordered_json::object();
   for (const auto& [file, shard] : shards) {
@@ -199,7 +200,7 @@ QuantizedSizes quantize(const fs::path& into, const CheckpointFolder& files, con
       map[spec.name] = file;
     }
   }
-  if (shards.size() > 1 || !shards.contains("model.safetensors")) {
+  if (shards.size() > 1) {
     const nlohmann::ordered_json index = {{"metadata", {{"total_size", sizes.after}}},
                                           {"weight_map", std::move(map)}};
     write_file_atomic(into / "model.safetensors.index.json", index.dump(2) + "\n");

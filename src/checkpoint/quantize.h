@@ -27,9 +27,9 @@ struct QuantizedSizes {
   uint64_t before = 0, after = 0;  // bytes of numbers
 };
 
-// Writes the shards of `files`, quantised as `how` says, into folder `into`, each under its name,
-// and their index where there are several. Extra tensors that are kept stay bit for bit, whatever
-// their names. Error: a model that is FP8 already, a number that is not finite, what
+// Writes `files`, quantised as `how` says, into folder `into`: one shard as model.safetensors,
+// several each under its name, and their index. Extra tensors that are kept stay bit for bit,
+// whatever their names. Error: a model that is FP8 already, a number that is not finite, what
 // extra_tensors() refuses. on_bytes: bytes of the source that were read since the last call.
 QuantizedSizes quantize(const fs::path& into, const CheckpointFolder& files, const HfConfig& config,
                         Extra extra, const model::Fp8Blocks& how,

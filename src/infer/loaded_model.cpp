@@ -28,7 +28,9 @@ LoadedModel load_model(const fs::path& folder, model::Precision precision,
       "not used");
   const size_t bytes = out.model->operand_bytes();
   const auto needed = static_cast<double>(bytes), left = static_cast<double>(free_memory_bytes());
-  if (bytes >= options.packed_from) {
+  // A run writes its checkpoint anew, and a file beside it would be gone with the next save.
+  const bool in_training = fs::exists(out.folder / "trainer_state.json");
+  if (bytes >= options.packed_from && !(in_training && needed <= left)) {
     out.packed = std::make_unique<PackedFile>(out.folder, *out.files, *out.model);
   } else if (needed > left) {
     fail("{}: its weights take {} once prepared, and {} of memory is left", out.folder.string(),

@@ -37,7 +37,7 @@ struct LoadOptions {
   WeightsOf weights = WeightsOf::kModel;
   checkpoint::Extra extra = checkpoint::Extra::kRefused;
   // Weights that take so many bytes or more once prepared are packed in a file (see PackedFile),
-  // which is mapped; others in memory.
+  // which is mapped; others, and those of a run's checkpoint where they fit, in memory.
   size_t packed_from = size_t{1} << 30;
 };
 

@@ -7,7 +7,6 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <csignal>
 #include <cstdlib>
 #include <cstring>
 #include <vector>
@@ -145,22 +144,11 @@ struct Temporary {
   }
 };
 
-// What processes that were killed left of files in the making, named NAME.PID.
-void remove_strays(const fs::path& folder) {
-  for (const auto& entry : fs::directory_iterator(folder)) {
-    const std::string name = entry.path().filename().string();
-    const size_t dot = name.find(".minke.");
-    if (!name.starts_with("packed-") || dot == std::string::npos) continue;
-    const auto pid = static_cast<pid_t>(std::strtol(name.c_str() + dot + 7, nullptr, 10));
-    if (pid > 0 && ::kill(pid, 0) != 0 && errno == ESRCH) ::unlink(entry.path().c_str());
-  }
-}
-
 }  // namespace
 
 void PackedFile::make(const fs::path& path, model::Transformer& model, size_t bytes) {
   size_ = file_size(bytes);
-  remove_strays(path.parent_path());
+  remove_strays(path.parent_path(), "packed-", ".minke.");
   const uint64_t left = free_disk_bytes(path.parent_path());
   if (left < size_) {
     fail("{}: packed weights take {}, and {} of the disk is left", path.string(),

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <chrono>
 
-#include "base/error.h"
+#include "base/interrupt.h"
 #include "base/rng.h"
 #include "infer/generation.h"
 #include "model/cost.h"
@@ -76,6 +76,7 @@ DecodeBench bench_decode(infer::LoadedModel& loaded, int64_t prompt, int64_t tex
 
   std::vector<double> prefill, prefill_shares, decode, decode_shares, reads, peaks;
   for (int burst = 0; burst <= kBursts; ++burst) {
+    stop_if_interrupted();
     const std::vector<int32_t> tokens = random_tokens(burst);
     const double peak = peak_flops(limit), read = read_bandwidth(bytes);
     const infer::Generation g = generate(tokens, text);

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "base/interrupt.h"
 #include "base/progress.h"
 #include "model/memory.h"
 #include "train/state.h"
@@ -60,6 +61,7 @@ train::Evaluation evaluate_text(
   Progress progress("evaluating", tokens.size());
   uint64_t shown = 0;
   how.on_progress = [&](double share) {
+    stop_if_interrupted();
     const auto now = static_cast<uint64_t>(share * static_cast<double>(tokens.size()));
     progress.add(now - std::exchange(shown, now));
   };

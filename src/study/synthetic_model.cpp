@@ -5,7 +5,7 @@
 #include <cstring>
 #include <vector>
 
-#include "base/error.h"
+#include "base/interrupt.h"
 #include "base/progress.h"
 #include "base/rng.h"
 #include "checkpoint/quantize.h"
@@ -94,6 +94,7 @@ void write_synthetic_model(const fs::path& folder, const checkpoint::HfConfig& c
   checkpoint::SafetensorsWriter writer(folder / "model.safetensors", specs);
   Progress progress("writing a random model", bytes, Progress::Unit::kBytes);
   for (const checkpoint::TensorSpec& spec : writer.order()) {
+    stop_if_interrupted();
     const uint64_t size = spec.bytes();
     const size_t place = stream_key(2, 0, spec.name);
     if (spec.dtype == "F8_E4M3") {

@@ -229,6 +229,7 @@ std::optional<int64_t> trained_length(const fs::path& folder) {
 void keep_checkpoint(const fs::path& from, const fs::path& to) {
   write_folder_atomic(to, [&](const fs::path& into) {
     for (const auto& entry : fs::directory_iterator(from)) {
+      if (entry.path().filename().string().starts_with("packed-")) continue;  // a reader's cache
       std::error_code ec;
       fs::create_hard_link(entry.path(), into / entry.path().filename(), ec);
       // A file system without links: a copy is the same, and takes its place.

@@ -36,6 +36,9 @@ TEST(Export, AveragedWeightsAreAModelOfTheirOwn) {
                     averaged = read_file(runs.path("averaged.gguf"));
   EXPECT_EQ(last.size(), averaged.size());
   EXPECT_NE(last, averaged);
+  const std::string fp8 = runs.path("averaged-fp8");
+  expect_success(run_program({"quantize", runs.path("run"), "--out", fp8, "--ema"}));
+  expect_success(run_program({"generate", fp8, "-p", "Anne", "--max-tokens", "4"}));
   fs::remove(runs.path("run/checkpoint/ema.safetensors"));
   expect_fault(run_program({"export", runs.path("run"), "--gguf", runs.path("none.gguf"), "--ema"}),
                "no averaged weights");

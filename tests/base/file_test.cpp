@@ -77,6 +77,31 @@ TEST(AtomicFile, AppearsWholeAtCommitAndLeavesNothingWithout) {
   EXPECT_THAT(names_in(folder.path()), testing::ElementsAre("a"));
 }
 
+TEST(AtomicFile, WhatAKilledProcessLeftIsRemovedAndWhatALivingOneWritesIsNot) {
+  const TemporaryFolder folder;
+  const pid_t child = ::fork();
+  if (child == 0) ::_exit(0);
+  ASSERT_EQ(::waitpid(child, nullptr, 0), child);  // nobody has this number now
+  for (const std::string& left :
+       {fmt::format(".a.tmp.{}", child), fmt::format(".b.tmp.{}", child), std::string(".a.tmp.1"),
+        std::string(".a.tmp.x"), std::string("a.tmp.9")}) {
+    write_file_atomic(folder / left, "half");
+  }
+  write_file_atomic(folder / "a", "whole");
+  EXPECT_THAT(names_in(folder.path()),
+              testing::UnorderedElementsAre("a", fmt::format(".b.tmp.{}", child), ".a.tmp.1",
+                                            ".a.tmp.x", "a.tmp.9"));
+}
+
+TEST(AtomicFile, ReplacesNoDeviceAndNoFolder) {
+  const TemporaryFolder folder;
+  fs::create_directory(folder / "b");
+  for (const fs::path& path : {fs::path("/dev/null"), folder / "b"}) {
+    EXPECT_THAT([&] { AtomicFile file(path); }, ThrowsMessage<Error>(HasSubstr("is not a file")));
+  }
+  EXPECT_TRUE(fs::is_character_file("/dev/null"));
+}
+
 TEST(AtomicFolder, ReplacesTheWholeFolder) {
   const TemporaryFolder folder;
   const fs::path target = folder / "model";

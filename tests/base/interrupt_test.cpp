@@ -28,6 +28,21 @@ TEST(InterruptDeathTest, TheFirstSetsTheFlagAndTheSecondLeaves) {
   }
 }
 
+TEST(InterruptDeathTest, SaysWhatHappensAndUndoesWork) {
+  const auto undone = [] {
+    catch_interrupts(kRemovingHalves);
+    stop_if_interrupted();
+    ::raise(SIGINT);
+    try {
+      stop_if_interrupted();
+    } catch (const Interrupted&) {
+      ::_exit(0);
+    }
+    ::_exit(1);
+  };
+  EXPECT_EXIT(undone(), testing::ExitedWithCode(0), "removing what is half done; once more");
+}
+
 TEST(InterruptDeathTest, UncaughtItEndsTheProcessAsUsual) {
   EXPECT_EXIT(::raise(SIGINT), testing::KilledBySignal(SIGINT), "");
 }

@@ -95,6 +95,13 @@ TEST_P(PackedFileOf, IsOfThisCheckpointAndPrecision) {
   EXPECT_TRUE(makes());
 }
 
+TEST_P(PackedFileOf, IsNotMadeBesideACheckpointThatTrainingReplaces) {
+  write_file_atomic(folder() / "trainer_state.json", "{}");
+  const LoadedModel loaded = load(kAlways);
+  EXPECT_EQ(loaded.packed, nullptr);
+  EXPECT_TRUE(packed_files().empty());
+}
+
 INSTANTIATE_TEST_SUITE_P(All, PackedFileOf, testing::Values("v3", "v3-fp8", "moonlight"),
                          [](const auto& which) {
                            std::string name = which.param;
