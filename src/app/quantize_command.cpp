@@ -28,7 +28,8 @@ that are chosen, with a scale for each 32 (the shared ones are int8, then). --he
 integers of the head. Such a model is multiplied in integers; minke alone reads it.
 
 --eval says what it costs and what it buys: how well both models predict a text (as `minke eval`),
-and how fast they read prompts and write (as `minke bench decode`).
+and how fast they read prompts and write (as `minke bench decode`: one after the other, so compare
+the shares of the processor's BF16 peak and of a read of the same pages, measured in that moment).
 
 Examples:
   minke quantize runs/first --out models/first-fp8
@@ -77,19 +78,21 @@ void compare(const Arguments& arguments, const checkpoint::QuantizedSizes& sizes
   how.extra = arguments.extra;
   fmt::print("{} tokens, windows of {} ({})\n", text.tokens.size() - 1, text.window.tokens,
              text.window.why);
-  print_now(fmt::format("{:9} {:>10} {:>14} {:>11} {:>18} {:>17} {:>13}\n", "", "weights",
-                        "bits per byte", "perplexity", "prefill, tokens/s", "decode, tokens/s",
-                        "read a token"));
+  print_now(fmt::format("{:9} {:>10} {:>14} {:>11} {:>18} {:>8} {:>17} {:>8} {:>13}\n", "",
+                        "weights", "bits per byte", "perplexity", "prefill, tokens/s", "of peak",
+                        "decode, tokens/s", "of read", "read a token"));
   for (const bool before : {true, false}) {
     how.weights = before ? arguments.weights : infer::WeightsOf::kModel;
     infer::LoadedModel loaded =
         infer::load_model(before ? arguments.model : arguments.out, model::Precision::kBF16, how);
     const Measured m = measure(loaded, text);
-    print_now(fmt::format(
-        "{:9} {:>10} {:14.4f} {:11.3f} {:18.1f} {:17.1f} {:>13}\n", before ? "before" : "quantised",
-        format_bytes(static_cast<double>(before ? sizes.before : sizes.after)),
-        m.text.bits_per_byte, m.text.depth.front().perplexity(), m.speed.prefill_rate,
-        m.speed.decode_rate, format_bytes(m.speed.token_bytes)));
+    print_now(
+        fmt::format("{:9} {:>10} {:14.4f} {:11.3f} {:18.1f} {:7.1f}% {:17.1f} {:7.1f}% {:>13}\n",
+                    before ? "before" : "quantised",
+                    format_bytes(static_cast<double>(before ? sizes.before : sizes.after)),
+                    m.text.bits_per_byte, m.text.depth.front().perplexity(), m.speed.prefill_rate,
+                    100 * m.speed.prefill_share, m.speed.decode_rate, 100 * m.speed.decode_share,
+                    format_bytes(m.speed.token_bytes)));
   }
 }
 
