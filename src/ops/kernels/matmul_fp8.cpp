@@ -176,22 +176,23 @@ void run_rows(Tile& t, const Left& left, int64_t rows, int64_t columns, int64_t 
 
 #if defined(MINKE_TARGET_avx512)
 
-// Rows in tiles of even height, of which the first reads `bytes` of codes from memory. One alone
-// asks for them so far ahead, further than processors do by themselves; of several each asks for
-// its share of the codes that come next.
+// Rows in tiles of even height, of which the first reads codes from memory, `bytes` of them. One
+// alone asks for them so far ahead, further than processors do by themselves; of several each asks
+// for its share of as many, a whole stage ahead whatever this one's size, so that none is left out.
 void run_direct_rows(Tile& t, int64_t rows, int64_t bytes) {
-  constexpr int64_t kAhead = 8192;
+  constexpr int64_t kAhead = 8192, kStageBytes = kStageNumbers / 2 * kFp8UnitBytes;
   const std::byte* left = t.left;
   const float* left_scale = t.left_scale;
   float* totals = t.totals;
-  const int64_t tiles = (rows + kDirectRows - 1) / kDirectRows;
-  t.ahead_bytes = kFp8UnitBytes / tiles;
+  const int64_t height = rows % kEvenRows == 0 ? kEvenRows : kDirectRows;
+  const int64_t tiles = (rows + height - 1) / height;
+  t.ahead_bytes = (kFp8UnitBytes + tiles - 1) / tiles;
   for (int64_t i = 0; i < tiles; ++i) {
     const int64_t begin = rows * i / tiles, end = rows * (i + 1) / tiles;
     t.left = left + begin * t.row_stride;
     if (left_scale != nullptr) t.left_scale = left_scale + begin * t.left_scale_row;
     t.totals = totals + begin * kTotalsStride;
-    t.ahead = t.right + (tiles == 1 ? kAhead : bytes + bytes * i / tiles);
+    t.ahead = t.right + (tiles == 1 ? kAhead : kStageBytes + bytes * i / tiles);
     run_direct(t, end - begin, std::make_integer_sequence<int, kDirectRows>());
   }
 }
