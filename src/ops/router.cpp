@@ -151,17 +151,24 @@ void weigh(float* weights, const int32_t* experts, const float* scores, const Ro
   }
 }
 
-// The gradient of weigh(), added to d.
+// The gradient of weigh(), added to d. Of normalised weights it is scale / total times dweights[k]
+// minus their mean (weighted by scores), which is summed as a mean of differences: where they are
+// alike, and above all where there is only one, rounding would be all that is left of a difference
+// of sums.
 void weigh_backward(float* d, const float* dweights, const int32_t* experts, const float* scores,
                     const Routing& how) {
-  float total = kFloor, dot = 0;
+  float total = kFloor;
+  for (int64_t k = 0; k < how.chosen; ++k) total += scores[experts[k]];
   for (int64_t k = 0; k < how.chosen; ++k) {
-    total += scores[experts[k]];
-    dot += dweights[k] * scores[experts[k]];
-  }
-  for (int64_t k = 0; k < how.chosen; ++k) {
-    d[experts[k]] +=
-        how.normalize ? how.scale / total * (dweights[k] - dot / total) : how.scale * dweights[k];
+    if (!how.normalize) {
+      d[experts[k]] += how.scale * dweights[k];
+      continue;
+    }
+    float above = kFloor * dweights[k];
+    for (int64_t j = 0; j < how.chosen; ++j) {
+      above += (dweights[k] - dweights[j]) * scores[experts[j]];
+    }
+    d[experts[k]] += how.scale / total * (above / total);
   }
 }
 

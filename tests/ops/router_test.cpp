@@ -127,6 +127,22 @@ TEST_P(Router, OnlyNoauxTcReadsTheBias) {
   EXPECT_THAT(route_tokens({3, 2, 1}, {0, 0, 99}, how).experts, ElementsAre(0));
 }
 
+// The weight of one expert alone is 1 whatever its score, and those of experts with one gradient
+// have one sum: what the balance loss says is then all there is.
+TEST_P(Router, WeightsThatCannotChangeHaveNoGradient) {
+  for (const int64_t chosen : {1, 3}) {
+    const Routing how{.experts = 3, .chosen = chosen};
+    std::vector<float> scores{0.31F, 0.77F, 0.5F}, dweights(static_cast<size_t>(chosen), 0.7F);
+    std::vector<float> dlogits(3);
+    std::vector<int32_t> experts{0, 1, 2};
+    router_backward(Tensor(dlogits.data(), {1, 3}), Tensor(dweights.data(), {1, chosen}),
+                    Tensor(experts.data(), {1, chosen}), Tensor(scores.data(), {1, 3}), {}, 1, 0,
+                    how);
+    // The floor under the sum is all that moves.
+    EXPECT_THAT(dlogits, Each(testing::FloatNear(0, 1e-19F)));
+  }
+}
+
 TEST_P(Router, ForcedRoutesAreKept) {
   const Routing how{.experts = 4, .chosen = 2, .normalize = false};
   const Routes r = route_tokens({4, 3, 2, 1}, {}, how, {2, 3});
