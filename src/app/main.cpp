@@ -46,7 +46,7 @@ std::string version_text() {
 }
 
 int report(std::string_view what) {
-  fmt::print(stderr, "minke: {}\n", what);
+  fmt::print(stderr, "minke: {}\n", printable(what));
   return kExitFault;
 }
 

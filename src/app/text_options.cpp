@@ -1,6 +1,7 @@
 #include "app/text_options.h"
 
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <cstdio>
 #include <iostream>
@@ -8,6 +9,7 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "base/log.h"
 #include "base/progress.h"
 #include "checkpoint/model_files.h"
 
@@ -110,7 +112,10 @@ std::string read_standard_input() {
   return out;
 }
 
-void print_now(std::string_view text) {
+void print_now(std::string_view given) {
+  static const bool terminal = ::isatty(STDOUT_FILENO) == 1;
+  const std::string made = terminal ? printable(given) : "";
+  const std::string_view text = terminal ? made : given;
   if (std::fwrite(text.data(), 1, text.size(), stdout) != text.size() || std::fflush(stdout) != 0) {
     fail("standard output: cannot be written");
   }

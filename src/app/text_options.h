@@ -51,7 +51,8 @@ void apply(const IntegerOptions& options, model::Fp8Blocks& blocks);
 
 // All of standard input. Error when it cannot be read.
 std::string read_standard_input();
-// To standard output, to be seen at once. Error when it cannot be written.
+// To standard output, to be seen at once; made printable() where that is a terminal. Error when it
+// cannot be written.
 void print_now(std::string_view text);
 
 // What was computed and how fast, for standard error.

@@ -1,4 +1,6 @@
 // minke tokenizer: learn, encode, decode.
+#include <pty.h>
+
 #include "app/small_run.h"
 
 namespace minke {
@@ -31,6 +33,27 @@ TEST(TokenizerCommand, LearnsEncodesAndDecodes) {
   expect_success(run_program({"tokenizer", "train", "--data", runs.path("text"), "--vocab", "320",
                               "--out", runs.path("again"), "--threads", "1"}));
   EXPECT_EQ(read_file(folder + "/tokenizer.json"), read_file(runs.path("again/tokenizer.json")));
+}
+
+// A file gets every byte; a terminal gets no byte that would command it.
+TEST(TokenizerCommand, NoTextCommandsTheTerminal) {
+  const SmallRuns runs;
+  const std::string folder = runs.path("tokenizer");
+  expect_success(run_program(
+      {"tokenizer", "train", "--data", runs.path("text"), "--vocab", "320", "--out", folder}));
+  const Said ids = run_program({"tokenizer", "encode", folder}, "\x1b[2J the sea");
+  EXPECT_EQ(run_program({"tokenizer", "decode", folder}, ids.out).out, "\x1b[2J the sea");
+
+  int terminal = -1, other_end = -1;
+  char name[64];
+  ASSERT_EQ(::openpty(&terminal, &other_end, name, nullptr, nullptr), 0);
+  expect_success(run_program({"tokenizer", "decode", folder}, ids.out, name));
+  char shown[256];
+  const ssize_t got = ::read(terminal, shown, sizeof shown);
+  ASSERT_GT(got, 0);
+  EXPECT_EQ(std::string(shown, static_cast<size_t>(got)), "\\x1b[2J the sea");
+  ::close(terminal);
+  ::close(other_end);
 }
 
 TEST(TokenizerCommand, BadInputIsNamed) {

@@ -20,5 +20,18 @@ TEST(Log, SaysItsLevelExceptWhereItMerelyTells) {
   EXPECT_EQ(logged(true), "debug: details\nreading 3 files\nwarning: old\nerror: bad\n");
 }
 
+TEST(Log, NoTextCommandsTheTerminal) {
+  EXPECT_EQ(printable("a\tb\nc é 鲸"), "a\tb\nc é 鲸");
+  EXPECT_EQ(printable("\x1b[2J\r\x07\x7f"), "\\x1b[2J\\x0d\\x07\\x7f");
+  EXPECT_EQ(printable("\xc2\x9b"
+                      "2J\xc2\xa0\xc2"),
+            "\\x9b2J\xc2\xa0\xc2");
+  EXPECT_EQ(printable(std::string_view("\0", 1)), "\\x00");
+  testing::internal::CaptureStderr();
+  start_logging(false);
+  log::warn("{}: \x1b[31m", "name");
+  EXPECT_EQ(testing::internal::GetCapturedStderr(), "warning: name: \\x1b[31m\n");
+}
+
 }  // namespace
 }  // namespace minke
