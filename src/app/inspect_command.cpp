@@ -354,7 +354,7 @@ void run(const Options& options) {
 void add_inspect_command(CLI::App& app) {
   const auto options = std::make_shared<Options>();
   CLI::App* command =
-      app.add_subcommand("inspect", "What a model is, and what it costs: from its config alone");
+      app.add_subcommand("inspect", "What a model is, and what it costs: a config is enough");
   command->footer(kFooter);
   command->add_option("model", options->path, "A model's folder, a run's, or a config.json")
       ->required();
