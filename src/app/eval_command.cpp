@@ -27,7 +27,7 @@ windows are of one length: the first line says which.
 
 --logprobs writes a JSON object a line, in the order of the text: {"position": from 1, "id": token,
 "text": what it stands for (U+FFFD where it ends within a character), "logprob": natural logarithm
-of its probability}.
+of its probability}. Of a conversation ("messages" in a .jsonl line) what the assistant says counts, and has lines.
 
 --needle asks instead whether the model finds in a long context what it read there: words from
 elsewhere in the text lie at a depth of it (0%: its beginning), and are begun again at the end. Printed
@@ -74,9 +74,9 @@ class LogprobsFile {
   std::string waiting_;
 };
 
-void print(const train::Evaluation& e, const study::EvalWindow& window) {
-  fmt::print("{} tokens, {} bytes, windows of {} ({})\n", e.tokens, e.bytes, window.tokens,
-             window.why);
+void print(const train::Evaluation& e, const study::EvalWindow& window, bool conversations) {
+  fmt::print("{} tokens, {} bytes{}, windows of {} ({})\n", e.tokens, e.bytes,
+             conversations ? " of what the assistant says" : "", window.tokens, window.why);
   fmt::print("{:32} {:>9} {:>11}\n", "", "loss", "perplexity");
   for (size_t k = 0; k < e.depth.size(); ++k) {
     fmt::print("{:32} {:9.4f} {:11.3f}\n",
@@ -164,9 +164,9 @@ void run(const Arguments& arguments) {
     };
   }
   const train::Evaluation result =
-      study::evaluate_text(loaded, precision, tokenizer, held_out.tokens, window.tokens, on_token);
+      study::evaluate_text(loaded, precision, tokenizer, held_out, window.tokens, on_token);
   if (logprobs) logprobs->finish();
-  print(result, window);
+  print(result, window, held_out.has_conversations());
 }
 
 }  // namespace

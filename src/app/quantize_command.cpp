@@ -47,11 +47,11 @@ struct Arguments {
 // What the models are compared on, read before anything is written.
 struct EvalText {
   text::Tokenizer tokenizer;
-  std::vector<int32_t> tokens;
+  train::HeldOut held_out;
   study::EvalWindow window;
   EvalText(const Arguments& arguments, const fs::path& folder, const model::ModelConfig& config)
       : tokenizer(text::Tokenizer::load(folder)),
-        tokens(study::held_out_text(folder, config, tokenizer, arguments.text, "text").tokens),
+        held_out(study::held_out_text(folder, config, tokenizer, arguments.text, "text")),
         window(study::eval_window(folder, config, arguments.window)) {}
 };
 
@@ -64,7 +64,7 @@ Measured measure(infer::LoadedModel& loaded, const EvalText& text) {
   constexpr int64_t kPrompt = 256, kText = 64;
   const int64_t context = loaded.config.model.max_position_embeddings;
   Measured out;
-  out.text = study::evaluate_text(loaded, loaded.model->precision(), text.tokenizer, text.tokens,
+  out.text = study::evaluate_text(loaded, loaded.model->precision(), text.tokenizer, text.held_out,
                                   text.window.tokens, {});
   out.speed = study::bench_decode(loaded, std::clamp(context / 2, int64_t{1}, kPrompt),
                                   std::clamp(context / 4, int64_t{2}, kText), kPrompt);
@@ -76,7 +76,7 @@ void compare(const Arguments& arguments, const checkpoint::QuantizedSizes& sizes
              const EvalText& text) {
   infer::LoadOptions how;
   how.extra = arguments.extra;
-  fmt::print("{} tokens, windows of {} ({})\n", text.tokens.size() - 1, text.window.tokens,
+  fmt::print("{} tokens, windows of {} ({})\n", text.held_out.tokens.size() - 1, text.window.tokens,
              text.window.why);
   print_now(fmt::format("{:9} {:>10} {:>14} {:>11} {:>18} {:>8} {:>17} {:>8} {:>13}\n", "",
                         "weights", "bits per byte", "perplexity", "prefill, tokens/s", "of peak",

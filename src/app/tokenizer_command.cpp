@@ -51,7 +51,7 @@ void train(const TrainArguments& arguments) {
   const auto files = train::find_sources(arguments.data, standard_input.path());
   const auto start = std::chrono::steady_clock::now();
   const text::Tokenizer tokenizer =
-      train::learn_tokenizer(files, arguments.text_field, arguments.vocab);
+      train::learn_tokenizer(train::Corpus(files, arguments.text_field), arguments.vocab);
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
   write_folder_atomic(out, [&](const fs::path& into) { tokenizer.save(into); });
   int64_t bytes = 0, tokens = 0;

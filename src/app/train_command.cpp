@@ -1,5 +1,7 @@
 #include "app/train_command.h"
 
+#include <fmt/ranges.h>
+
 #include <memory>
 #include <set>
 #include <sstream>
@@ -39,6 +41,11 @@ void read_flags(CLI::App& command, const std::string& path) {
       fail("{}: no setting is named '{}'; see `minke train --help`", path, item.fullname());
     }
     if (option->count() > 0) continue;
+    const bool is_switch = option->get_items_expected_max() == 0;
+    if (is_switch && item.inputs != std::vector<std::string>{"true"} &&
+        item.inputs != std::vector<std::string>{"false"}) {
+      fail("{}: {} = {}, expected true or false", path, item.name, fmt::join(item.inputs, ", "));
+    }
     try {
       for (const std::string& value : item.inputs) option->add_result(value);
       option->run_callback();
@@ -49,23 +56,26 @@ void read_flags(CLI::App& command, const std::string& path) {
 }
 
 void run(const CLI::App& command, const TrainArguments& arguments) {
-  catch_interrupts();
+  catch_interrupts("stopping, and saving what is trained");
   if (arguments.resume.empty() && arguments.out.empty()) {
     fail("--out is missing: where shall the run be kept? (or --resume a run)");
   }
   fs::path out = arguments.out;
   train::RunResult result;
+  std::set<std::string> given;
+  train::visit_fields(arguments.options,
+                      [&](const char* flag, const auto&, train::Scope, const char*) {
+                        if (command.count(std::string("--") + flag) > 0) given.insert(flag);
+                      });
   if (arguments.resume.empty()) {
+    train::check_given(arguments.options, given);
     result = train::start_run(arguments.options, out);
   } else {
     if (!arguments.out.empty()) fail("--resume continues in its own folder; leave --out away");
     out = arguments.resume;
-    std::set<std::string> given;
     train::visit_fields(
         arguments.options, [&](const char* flag, const auto&, train::Scope scope, const char*) {
-          if (command.count(std::string("--") + flag) == 0) return;
-          given.insert(flag);
-          if (scope == train::Scope::kRun) {
+          if (given.contains(flag) && scope == train::Scope::kRun) {
             fail("--{} cannot change in a run that is resumed: it would be another run", flag);
           }
         });

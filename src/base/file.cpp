@@ -12,6 +12,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
+#include <set>
 
 #include "base/error.h"
 
@@ -190,6 +191,19 @@ void recover_folder(const fs::path& folder) {
   std::error_code ec;
   fs::remove_all(beside(target, kOld), ec);
   fs::remove_all(beside(target, kFresh), ec);
+}
+
+void recover_folders_in(const fs::path& parent) {
+  if (!fs::exists(parent)) return;
+  std::set<fs::path> found;
+  for (const auto& entry : fs::directory_iterator(parent)) {
+    const std::string name = entry.path().filename().string();
+    for (const std::string_view suffix : {kFresh, kOld}) {
+      if (name.size() <= suffix.size() + 1 || name[0] != '.' || !name.ends_with(suffix)) continue;
+      found.insert(parent / name.substr(1, name.size() - suffix.size() - 1));
+    }
+  }
+  for (const fs::path& folder : found) recover_folder(folder);
 }
 
 MappedFile::MappedFile(const fs::path& path) : path_(path) {

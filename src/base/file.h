@@ -53,6 +53,8 @@ void write_folder_atomic(const fs::path& folder, const std::function<void(const 
 fs::path last_good_folder(const fs::path& folder);
 // Puts that one back under its name and removes what a crash left. For whoever writes `folder`.
 void recover_folder(const fs::path& folder);
+// The same for all that are in `parent`, also those of which only such a rest is there.
+void recover_folders_in(const fs::path& parent);
 
 // A read-only memory map of a whole file; pages are read when touched.
 class MappedFile {

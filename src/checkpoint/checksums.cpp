@@ -43,8 +43,10 @@ void verify_checksums(const fs::path& folder) {
     if (!fs::exists(folder / name)) fail("{}: is missing", (folder / name).string());
     const std::string now = checksum(folder / name);
     if (now != sum.get<std::string>()) {
-      fail("{}: is not as it was saved: checksum {}, expected {}; take another checkpoint",
-           (folder / name).string(), now, sum.get<std::string>());
+      fail(
+          "{}: is not as it was saved: checksum {}, expected {}; take another checkpoint, such as "
+          "one that --keep-last kept in checkpoints/",
+          (folder / name).string(), now, sum.get<std::string>());
     }
   }
 }

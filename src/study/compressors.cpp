@@ -84,6 +84,9 @@ std::vector<CompressorResult> run_compressors(const std::vector<train::SourceFil
   const auto read = [&](const std::vector<train::SourceFile>& files, bool primes) {
     for (const train::SourceFile& file : files) {
       train::read_documents(file, text_field, [&](train::Document&& document) {
+        if (!primes && !document.messages.empty()) {
+          fail("of conversations the model is measured on what the assistant says alone");
+        }
         if (both.bytes() + document.text.size() > most_bytes) {
           fail("the text is larger than {}", format_bytes(static_cast<double>(most_bytes)));
         }

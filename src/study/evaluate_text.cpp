@@ -26,7 +26,7 @@ EvalWindow eval_window(const fs::path& folder, const model::ModelConfig& config,
   if (most < 2)
     fail("max_position_embeddings {}: no token has one before it to be predicted from", most);
   if (asked > most) fail("--seq {}: the model's max_position_embeddings is {}", asked, most);
-  if (asked > 0) return {asked / 2 * 2, "--seq"};
+  if (asked > 0) return {asked / 2 * 2, asked % 2 == 0 ? "--seq" : "--seq, made even"};
   if (const auto trained = train::trained_length(folder)) {
     return {*trained / 2 * 2, "as it was trained"};
   }
@@ -49,7 +49,7 @@ train::HeldOut held_out_text(const fs::path& folder, const model::ModelConfig& c
 
 train::Evaluation evaluate_text(
     const infer::LoadedModel& loaded, model::Precision precision, const text::Tokenizer& tokenizer,
-    const std::vector<int32_t>& tokens, int64_t window,
+    const train::HeldOut& text, int64_t window,
     const std::function<void(int64_t position, int32_t id, float loss)>& on_token) {
   train::EvalOptions how;
   how.window = window;
@@ -58,6 +58,7 @@ train::Evaluation evaluate_text(
   const model::StepMemory memory =
       model::step_memory(loaded.config.model, precision, how.sequences, window);
   Arena saved(memory.saved_space()), scratch(memory.scratch_space());
+  const std::vector<int32_t>& tokens = text.tokens;
   Progress progress("evaluating", tokens.size());
   uint64_t shown = 0;
   how.on_progress = [&](double share) {
@@ -65,14 +66,8 @@ train::Evaluation evaluate_text(
     const auto now = static_cast<uint64_t>(share * static_cast<double>(tokens.size()));
     progress.add(now - std::exchange(shown, now));
   };
-  const auto bytes_of = [&](int64_t first, int64_t last) {
-    int64_t bytes = 0;
-    for (int64_t i = first; i < last; ++i) {
-      bytes += std::ssize(tokenizer.bytes_of(tokens[static_cast<size_t>(i)]));
-    }
-    return bytes;
-  };
-  return train::evaluate(*loaded.model, tokens, bytes_of, how, {precision, saved, scratch});
+  return train::evaluate(*loaded.model, text, train::encoder_of(tokenizer).bytes_of, how,
+                         {precision, saved, scratch});
 }
 
 }  // namespace minke::study

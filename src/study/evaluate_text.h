@@ -5,7 +5,6 @@
 
 #include "infer/loaded_model.h"
 #include "text/tokenizer.h"
-#include "train/data.h"
 #include "train/evaluate.h"
 
 namespace minke::study {
@@ -28,7 +27,7 @@ train::HeldOut held_out_text(const fs::path& folder, const model::ModelConfig& c
 // on_token: as train::EvalOptions has it; may be empty.
 train::Evaluation evaluate_text(
     const infer::LoadedModel& loaded, model::Precision precision, const text::Tokenizer& tokenizer,
-    const std::vector<int32_t>& tokens, int64_t window,
+    const train::HeldOut& text, int64_t window,
     const std::function<void(int64_t position, int32_t id, float loss)>& on_token);
 
 }  // namespace minke::study

@@ -134,9 +134,9 @@ void add_accumulation(std::vector<ProductError>& out) {
 
 std::vector<double> losses(const fs::path& run) {
   std::vector<double> out;
-  for (const auto& event : train::read_metrics(run / "metrics.jsonl")) {
-    if (event.value("event", "") == "step") out.push_back(event.at("loss").get<double>());
-  }
+  train::read_metrics(run / "metrics.jsonl", [&](const nlohmann::json& event) {
+    if (event["event"] == "step") out.push_back(event.at("loss").get<double>());
+  });
   return out;
 }
 

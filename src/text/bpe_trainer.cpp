@@ -146,13 +146,15 @@ const std::vector<std::string>& reserved_tokens() {
   return names;
 }
 
+int64_t least_vocabulary() { return std::ssize(reserved_tokens()) + 256 + 1; }
+
 Tokenizer train_bpe(const std::vector<std::string_view>& texts, int64_t vocabulary,
                     const std::function<void(double)>& progress) {
   TokenizerParts parts;
   parts.patterns = deepseek_v3_patterns();
-  const auto reserved = std::ssize(reserved_tokens());
-  if (vocabulary <= reserved + 256 || vocabulary > 1'000'000) {
-    fail("a vocabulary of {}: expected from {} to 1000000", vocabulary, reserved + 257);
+  if (vocabulary < least_vocabulary() || vocabulary > kLargestVocabulary) {
+    fail("a vocabulary of {}: expected from {} to {}", vocabulary, least_vocabulary(),
+         kLargestVocabulary);
   }
   for (const std::string& name : reserved_tokens()) {
     parts.added.push_back({static_cast<int32_t>(parts.tokens.size()), name, true});

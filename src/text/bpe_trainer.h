@@ -14,6 +14,10 @@ namespace minke::text {
 // From id 0: begin and end of sentence, padding, fill-in-the-middle, chat.
 const std::vector<std::string>& reserved_tokens();
 
+// What train_bpe takes: from one merge to a number that nobody needs.
+int64_t least_vocabulary();
+inline constexpr int64_t kLargestVocabulary = 1'000'000;
+
 // reserved_tokens(), the 256 bytes, then merges until `vocabulary` tokens, or until no pair stands
 // twice. The pair that stands most often is merged first; of equals the one of lower ids. The
 // result depends on the texts' words alone: on no order, no number of threads. progress: the share

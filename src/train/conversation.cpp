@@ -30,7 +30,7 @@ text::ChatFormat format_of(const text::Tokenizer& tokenizer) {
   const auto format = text::chat_format(tokenizer);
   if (!format) {
     fail(
-        "the tokenizer's chat template is none that minke writes: conversations cannot be learned "
+        "the tokenizer's chat template is none that minke writes: conversations cannot be read "
         "with it");
   }
   return *format;

@@ -1,10 +1,8 @@
 #include "train/data.h"
 
 #include <algorithm>
-#include <cmath>
 #include <map>
 #include <nlohmann/json.hpp>
-#include <numeric>
 #include <optional>
 
 #include "base/error.h"
@@ -13,7 +11,6 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "base/progress.h"
-#include "base/rng.h"
 #include "base/thread_pool.h"
 
 namespace minke::train {
@@ -24,7 +21,6 @@ using nlohmann::json;
 
 constexpr int64_t kFormat = 1;  // of the folder; another number: tokenised again
 constexpr size_t kShardTokens = size_t{1} << 25;
-constexpr size_t kBatchBytes = size_t{1} << 25;
 constexpr const char* kManifest = "manifest.json";
 
 fs::path shard_path(const fs::path& folder, int64_t shard) {
@@ -32,13 +28,12 @@ fs::path shard_path(const fs::path& folder, int64_t shard) {
 }
 
 // Of everything that decides what the folder holds.
-std::string identity(const std::vector<SourceFile>& files, const std::string& text_field,
-                     double tail_fraction, const Encoder& encoder) {
-  Progress progress("reading text", bytes_of(files), Progress::Unit::kBytes);
+std::string identity(const Corpus& corpus, const Encoder& encoder) {
+  Progress progress("reading text", bytes_of(corpus.files()), Progress::Unit::kBytes);
   Hasher hasher;
-  hasher.add(fmt::format("{};{};{};{};{};{};", kFormat, encoder.hash, encoder.bos, encoder.eos,
-                         tail_fraction, text_field));
-  for (const SourceFile& file : files) {
+  hasher.add(fmt::format("{};{};{};{};{}", kFormat, encoder.hash, encoder.bos, encoder.eos,
+                         corpus.settings()));
+  for (const SourceFile& file : corpus.files()) {
     const MappedFile bytes(file.path);
     const std::span<const std::byte> all = bytes.bytes();
     hasher.add(
@@ -46,6 +41,7 @@ std::string identity(const std::vector<SourceFile>& files, const std::string& te
     constexpr size_t kPiece = size_t{1} << 24;
     for (size_t at = 0; at < all.size(); at += kPiece) {
       const size_t n = std::min(kPiece, all.size() - at);
+      stop_if_interrupted();
       hasher.add(all.data() + at, n);
       progress.add(n);
     }
@@ -64,20 +60,17 @@ class StoreWriter {
   StoreWriter(fs::path folder, const Encoder& encoder)
       : folder_(std::move(folder)), encoder_(encoder) {}
 
-  // Documents are tokenised in parallel, and kept in the order given.
-  void add(std::span<const Document> documents) {
-    std::vector<TokenizedDocument> encoded(documents.size());
-    parallel_for(std::ssize(documents), 1, [&](int64_t begin, int64_t end) {
-      for (auto i = static_cast<size_t>(begin); i < static_cast<size_t>(end); ++i) {
-        encoded[i] = encode(documents[i]);
-      }
-    });
+  // They are kept in the order given. held_out: a flag for each.
+  void add(std::span<const Document> documents, std::span<const uint8_t> held_out) {
+    const std::vector<TokenizedDocument> encoded = encode_all(encoder_, documents);
     for (size_t i = 0; i < documents.size(); ++i) {
       const TokenizedDocument& document = encoded[i];
       for (const int32_t token : document.tokens) {
         MINKE_CHECK(token >= 0);
         totals_.largest_token = std::max<int64_t>(totals_.largest_token, token);
       }
+      tokens_added_ += document.tokens.size();
+      learned_added_ += document.learned.size();
       tokens_.insert(tokens_.end(), document.tokens.begin(), document.tokens.end());
       if (!document.learned.empty()) {
         learned_.resize(tokens_.size() - document.tokens.size(), 1);
@@ -85,12 +78,13 @@ class StoreWriter {
       }
       documents_.push_back(std::ssize(document.tokens));
       documents_.push_back(std::ssize(documents[i].text));
+      held_out_.push_back(held_out[i]);
       totals_.bytes += std::ssize(documents[i].text);
       if (tokens_.size() >= kShardTokens) write_shard();
     }
   }
 
-  void finish(const std::string& hash, bool tail_was_cut) {
+  void finish(const std::string& hash) {
     write_shard();
     const int64_t largest = std::max<int64_t>({totals_.largest_token, encoder_.bos, encoder_.eos});
     const json manifest = {{"hash", hash},
@@ -98,27 +92,14 @@ class StoreWriter {
                            {"documents", totals_.documents},
                            {"tokens", totals_.tokens},
                            {"bytes", totals_.bytes},
-                           {"largest_token", largest},
-                           {"tail_was_cut", tail_was_cut}};
+                           {"largest_token", largest}};
     write_file_atomic(folder_ / kManifest, manifest.dump(2) + "\n");
   }
 
-  const Totals& totals() const { return totals_; }
+  // That were added so far take of the disk, in all.
+  uint64_t bytes_on_disk() const { return tokens_added_ * sizeof(int32_t) + learned_added_; }
 
  private:
-  TokenizedDocument encode(const Document& document) const {
-    if (!document.messages.empty()) {
-      if (!encoder_.encode_conversation) fail("conversations cannot be read here");
-      return encoder_.encode_conversation(document.messages);
-    }
-    TokenizedDocument out;
-    out.tokens.push_back(encoder_.bos);
-    const std::vector<int32_t> text = encoder_.encode(document.text);
-    out.tokens.insert(out.tokens.end(), text.begin(), text.end());
-    out.tokens.push_back(encoder_.eos);
-    return out;
-  }
-
   void write_shard() {
     if (tokens_.empty()) return;
     const Tensor tokens(tokens_.data(), {std::ssize(tokens_)});
@@ -127,6 +108,9 @@ class StoreWriter {
     if (!learned_.empty()) {
       learned_.resize(tokens_.size(), 1);
       tensors["learned"] = Tensor(learned_.data(), {std::ssize(learned_)});
+    }
+    if (std::ranges::find(held_out_, 1) != held_out_.end()) {
+      tensors["held_out"] = Tensor(held_out_.data(), {std::ssize(held_out_)});
     }
     std::vector<checkpoint::TensorSpec> specs;
     for (const auto& [name, tensor] : tensors) {
@@ -140,6 +124,7 @@ class StoreWriter {
     tokens_.clear();
     learned_.clear();
     documents_.clear();
+    held_out_.clear();
   }
 
   fs::path folder_;
@@ -147,63 +132,49 @@ class StoreWriter {
   std::vector<int32_t> tokens_;
   std::vector<uint8_t> learned_;  // of the first tokens; all of those behind it are
   std::vector<int64_t> documents_;
+  std::vector<uint8_t> held_out_;
+  uint64_t tokens_added_ = 0, learned_added_ = 0;
   int64_t shards_ = 0;
   Totals totals_;
 };
 
-// The place behind the line break that makes the end of the text at least `fraction` of it; none
-// where that would leave less than half of the text.
-std::optional<size_t> tail_begin(std::string_view text, double fraction) {
-  const auto latest =
-      static_cast<size_t>(std::floor(static_cast<double>(text.size()) * (1 - fraction)));
-  if (latest == 0) return {};
-  const size_t line_break = text.rfind('\n', latest - 1);
-  if (line_break == std::string_view::npos || line_break < text.size() / 2) return {};
-  return line_break + 1;
-}
-
-void fill(const fs::path& folder, const std::vector<SourceFile>& files,
-          const std::string& text_field, double tail_fraction, const Encoder& encoder,
+void fill(const fs::path& folder, const Corpus& corpus, const Encoder& encoder,
           const std::string& hash) {
-  Progress progress("tokenising", bytes_of(files), Progress::Unit::kBytes);
+  Progress progress("tokenising", bytes_of(corpus.files()), Progress::Unit::kBytes);
   StoreWriter writer(folder, encoder);
   std::vector<Document> batch;
+  std::vector<uint8_t> held_out;
   size_t batch_bytes = 0;
   uint64_t file_bytes = 0;
-  int64_t documents = 0;
+  bool foreseen = false;
   const auto flush = [&] {
-    if (interrupted()) fail("interrupted while tokenising; nothing was kept");
-    writer.add(batch);
+    stop_if_interrupted();
+    writer.add(batch, held_out);
+    // By what the first of them take: a full disk should not be learned of hours later.
+    if (file_bytes > 0 && !std::exchange(foreseen, true)) {
+      const auto needed = static_cast<double>(writer.bytes_on_disk()) *
+                          static_cast<double>(bytes_of(corpus.files())) /
+                          static_cast<double>(file_bytes);
+      const uint64_t free = free_disk_bytes(folder);
+      if (needed > static_cast<double>(free)) {
+        fail("{}: the tokens need about {} of disk and {} are free", folder.parent_path().string(),
+             format_bytes(needed), format_bytes(static_cast<double>(free)));
+      }
+    }
     progress.add(std::exchange(file_bytes, 0));
     batch.clear();
+    held_out.clear();
     batch_bytes = 0;
   };
-  for (const SourceFile& file : files) {
-    read_documents(file, text_field, [&](Document&& document) {
-      ++documents;
-      batch_bytes += document.text.size();
-      file_bytes += document.file_bytes;
-      // The first document stays until it is known whether it is the only one.
-      const bool full = batch_bytes >= kBatchBytes && documents > 1;
-      batch.push_back(std::move(document));
-      if (full) flush();
-    });
-  }
-  bool cut = false;
-  if (documents == 1 && tail_fraction > 0 && batch.front().messages.empty()) {
-    const std::string text = std::move(batch.front().text);
-    const std::optional<size_t> at = tail_begin(text, tail_fraction);
-    if (!at) {
-      fail(
-          "{}: the only document, of which {} cannot be held out for want of line breaks; name "
-          "held-out text, or give more",
-          files.front().path.string(), tail_fraction);
-    }
-    batch = {{.text = text.substr(0, *at)}, {.text = text.substr(*at)}};
-    cut = true;
-  }
+  warn_of(corpus.read([&](Document&& document, bool is_held_out) {
+    batch_bytes += document.text.size();
+    file_bytes += document.file_bytes;
+    batch.push_back(std::move(document));
+    held_out.push_back(is_held_out ? 1 : 0);
+    if (batch_bytes >= kBatchBytes) flush();
+  }));
   flush();
-  writer.finish(hash, cut);
+  writer.finish(hash);
 }
 
 // A store that was made for `hash`, if the folder holds a sound one.
@@ -219,9 +190,35 @@ std::optional<TokenStore> find_store(const fs::path& folder, const std::string& 
   return {};
 }
 
-HeldOut empty_held_out(int32_t bos) { return {{bos}, 0}; }
-
 }  // namespace
+
+TokenizedDocument encode(const Encoder& encoder, const Document& document) {
+  if (!document.messages.empty()) {
+    if (!encoder.encode_conversation) fail("{}: conversations cannot be read here", document.where);
+    try {
+      return encoder.encode_conversation(document.messages);
+    } catch (const Error& error) {
+      fail("{}: {}", document.where, error.what());
+    }
+  }
+  TokenizedDocument out;
+  out.tokens.push_back(encoder.bos);
+  const std::vector<int32_t> text = encoder.encode(document.text);
+  out.tokens.insert(out.tokens.end(), text.begin(), text.end());
+  out.tokens.push_back(encoder.eos);
+  return out;
+}
+
+std::vector<TokenizedDocument> encode_all(const Encoder& encoder,
+                                          std::span<const Document> documents) {
+  std::vector<TokenizedDocument> out(documents.size());
+  parallel_for(std::ssize(documents), 1, [&](int64_t begin, int64_t end) {
+    for (auto i = static_cast<size_t>(begin); i < static_cast<size_t>(end); ++i) {
+      out[i] = encode(encoder, documents[i]);
+    }
+  });
+  return out;
+}
 
 TokenStore::TokenStore(const fs::path& folder) {
   constexpr uint64_t kMaxManifest = 1 << 16;
@@ -231,7 +228,6 @@ TokenStore::TokenStore(const fs::path& folder) {
   int64_t shards = 0;
   try {
     hash_ = manifest.at("hash").get<std::string>();
-    tail_was_cut_ = manifest.at("tail_was_cut").get<bool>();
     shards = manifest.at("shards").get<int64_t>();
     expected.documents = manifest.at("documents").get<int64_t>();
     expected.tokens = manifest.at("tokens").get<int64_t>();
@@ -268,6 +264,10 @@ void TokenStore::read_shard(const fs::path& path, int64_t largest_token) {
   if (shards_.back()->contains("learned")) {
     learned = shards_.back()->tensor("learned", DType::kU8, tokens.shape()).span<uint8_t>();
   }
+  std::span<const uint8_t> held_out;
+  if (shards_.back()->contains("held_out")) {
+    held_out = shards_.back()->tensor("held_out", DType::kU8, Shape{sizes.dim(0)}).span<uint8_t>();
+  }
   // A token that no vocabulary has would be an index out of bounds wherever it goes.
   for (const int32_t token : left) {
     if (token < 0 || token > largest_token) {
@@ -282,6 +282,7 @@ void TokenStore::read_shard(const fs::path& path, int64_t largest_token) {
            n, bytes, left.size());
     }
     documents_.push_back({left.first(static_cast<size_t>(n)), bytes, {}});
+    if (!held_out.empty()) documents_.back().held_out = held_out[static_cast<size_t>(i)] != 0;
     if (!learned.empty()) {
       documents_.back().learned = learned.first(static_cast<size_t>(n));
       learned = learned.subspan(static_cast<size_t>(n));
@@ -295,90 +296,24 @@ bool TokenStore::has_conversations() const {
   return std::ranges::any_of(documents_, [](const Stored& d) { return !d.learned.empty(); });
 }
 
-TokenStore tokenise(const std::vector<SourceFile>& files, const std::string& text_field,
-                    double tail_fraction, const Encoder& encoder, const fs::path& folder) {
-  MINKE_CHECK(!files.empty() && tail_fraction >= 0 && tail_fraction < 1);
-  const std::string hash = identity(files, text_field, tail_fraction, encoder);
+TokenStore tokenise(const Corpus& corpus, const Encoder& encoder, const fs::path& folder) {
+  const std::string hash = identity(corpus, encoder);
   recover_folder(folder);
   if (std::optional<TokenStore> found = find_store(folder, hash)) {
     log::info("{}: tokens of {} documents, made before", folder.string(), found->documents());
     found->reused_ = true;
     return std::move(*found);
   }
-  write_folder_atomic(folder, [&](const fs::path& fresh) {
-    fill(fresh, files, text_field, tail_fraction, encoder, hash);
-  });
+  write_folder_atomic(folder, [&](const fs::path& fresh) { fill(fresh, corpus, encoder, hash); });
   return TokenStore(folder);
 }
 
-Split split_documents(const TokenStore& store, double fraction, uint64_t seed) {
-  MINKE_CHECK(fraction >= 0 && fraction < 1);
-  std::vector<int64_t> order(static_cast<size_t>(store.documents()));
-  std::iota(order.begin(), order.end(), 0);
-  if (fraction == 0) return {order, {}};
-  if (store.tail_was_cut()) return {{0}, {1}};
-  if (order.size() < 2) fail("a single document cannot be split; name held-out text");
-  Rng rng(stream_key(seed, 0, "data.held_out"));
-  for (size_t i = order.size(); i > 1; --i) std::swap(order[i - 1], order[rng.below(i)]);
-  int64_t total = 0;
-  for (const int64_t document : order) total += store.bytes(document);
+Split split_documents(const TokenStore& store) {
   Split split;
-  int64_t held = 0;
-  for (const int64_t document : order) {
-    const bool enough = static_cast<double>(held) >= fraction * static_cast<double>(total);
-    if (enough || split.valid.size() + 1 == order.size()) {
-      split.train.push_back(document);
-    } else {
-      split.valid.push_back(document);
-      held += store.bytes(document);
-    }
+  for (int64_t document = 0; document < store.documents(); ++document) {
+    (store.is_held_out(document) ? split.valid : split.train).push_back(document);
   }
-  std::sort(split.train.begin(), split.train.end());
-  std::sort(split.valid.begin(), split.valid.end());
   return split;
-}
-
-HeldOut held_out(const TokenStore& store, std::span<const int64_t> documents) {
-  if (documents.empty()) fail("no text is held out to evaluate on");
-  HeldOut out = empty_held_out(store.tokens(documents.front()).front());
-  for (const int64_t document : documents) {
-    const std::span<const int32_t> tokens = store.tokens(document);
-    out.tokens.insert(out.tokens.end(), tokens.begin() + 1, tokens.end() - 1);
-    out.bytes += store.bytes(document);
-  }
-  return out;
-}
-
-HeldOut held_out(const std::vector<SourceFile>& files, const std::string& text_field,
-                 const Encoder& encoder) {
-  Progress progress("tokenising held-out text", bytes_of(files), Progress::Unit::kBytes);
-  HeldOut out = empty_held_out(encoder.bos);
-  std::vector<Document> batch;
-  size_t batch_bytes = 0;
-  const auto flush = [&] {
-    std::vector<std::vector<int32_t>> encoded(batch.size());
-    parallel_for(std::ssize(batch), 1, [&](int64_t begin, int64_t end) {
-      for (auto i = static_cast<size_t>(begin); i < static_cast<size_t>(end); ++i) {
-        encoded[i] = encoder.encode(batch[i].text);
-      }
-    });
-    for (size_t i = 0; i < batch.size(); ++i) {
-      out.tokens.insert(out.tokens.end(), encoded[i].begin(), encoded[i].end());
-      out.bytes += std::ssize(batch[i].text);
-      progress.add(batch[i].file_bytes);
-    }
-    batch.clear();
-    batch_bytes = 0;
-  };
-  for (const SourceFile& file : files) {
-    read_documents(file, text_field, [&](Document&& document) {
-      batch_bytes += document.text.size();
-      batch.push_back(std::move(document));
-      if (batch_bytes >= kBatchBytes) flush();
-    });
-  }
-  flush();
-  return out;
 }
 
 }  // namespace minke::train

@@ -12,7 +12,7 @@
 #include <vector>
 
 #include "checkpoint/safetensors.h"
-#include "train/source.h"
+#include "train/corpus.h"
 
 namespace minke::train {
 
@@ -26,14 +26,25 @@ struct Encoder {
   std::function<std::vector<int32_t>(std::string_view)> encode;
   std::string hash;  // of whatever decides the tokens
   int32_t bos = 0, eos = 1;
+  // Bytes of text that a token stands for; a control token stands for none.
+  std::function<int64_t(int32_t)> bytes_of;
   std::function<TokenizedDocument(const std::vector<text::Message>&)> encode_conversation = {};
 };
+
+// A text between the two tokens, or a conversation in its format. Error naming a conversation's
+// line.
+TokenizedDocument encode(const Encoder& encoder, const Document& document);
+// In parallel, of documents that are read until they have so many bytes.
+std::vector<TokenizedDocument> encode_all(const Encoder& encoder,
+                                          std::span<const Document> documents);
+inline constexpr size_t kBatchBytes = size_t{1} << 25;
 
 // The documents of a corpus, as tokens in mapped files of one folder:
 //
 //   manifest.json          hash and totals; what it says the shards must hold
 //   tokens-N.safetensors   tokens I32 [n], documents I64 [d, 2]: tokens and bytes of text of each;
-//                          learned U8 [n] where not all tokens are to be predicted
+//                          learned U8 [n] where not all tokens are to be predicted; held_out U8 [d]
+//                          where some documents are
 class TokenStore {
  public:
   // Error: the folder holds none, or a damaged one.
@@ -48,22 +59,21 @@ class TokenStore {
   bool is_conversation(int64_t document) const {
     return !learned(document).empty() && learned(document).front() == 0;
   }
+  bool is_held_out(int64_t document) const { return at(document).held_out; }
   // Whether any document is one.
   bool has_conversations() const;
   // Of sources, tokenizer, and how the text was cut.
   const std::string& hash() const { return hash_; }
-  // The corpus was one document, whose end became another, to be held out.
-  bool tail_was_cut() const { return tail_was_cut_; }
   // Whether tokenise() found it made.
   bool reused() const { return reused_; }
 
  private:
-  friend TokenStore tokenise(const std::vector<SourceFile>&, const std::string&, double,
-                             const Encoder&, const fs::path&);
+  friend TokenStore tokenise(const Corpus&, const Encoder&, const fs::path&);
   struct Stored {
     std::span<const int32_t> tokens;
     int64_t bytes = 0;
     std::span<const uint8_t> learned = {};
+    bool held_out = false;
   };
   const Stored& at(int64_t document) const { return documents_[static_cast<size_t>(document)]; }
   void read_shard(const fs::path& path, int64_t largest_token);
@@ -71,33 +81,19 @@ class TokenStore {
   std::vector<std::unique_ptr<checkpoint::SafetensorsFile>> shards_;
   std::vector<Stored> documents_;
   std::string hash_;
-  bool tail_was_cut_ = false, reused_ = false;
+  bool reused_ = false;
 };
 
-// Tokenises the files into `folder`, or finds it done there for the same bytes and tokenizer. A
-// corpus of one document is cut in two where tail_fraction > 0: at a line break, the end being at
-// least that share. `folder` is whole or absent at any moment, and all of it is ours.
-TokenStore tokenise(const std::vector<SourceFile>& files, const std::string& text_field,
-                    double tail_fraction, const Encoder& encoder, const fs::path& folder);
+// Tokenises the corpus into `folder`, or finds it done there for the same bytes, held-out part and
+// tokenizer. A document of which an end is held out becomes two. `folder` is whole or absent at any
+// moment, and all of it is ours.
+TokenStore tokenise(const Corpus& corpus, const Encoder& encoder, const fs::path& folder);
 
 // Documents by index, ascending.
 struct Split {
   std::vector<int64_t> train, valid;
 };
 
-// Holds out whole documents, drawn by seed until at least `fraction` of the bytes are held out, at
-// least one and never all; of a corpus whose tail was cut, the tail. fraction 0: none.
-Split split_documents(const TokenStore& store, double fraction, uint64_t seed);
-
-// Held-out text as the one document that evaluation reads: a beginning-of-sentence token, then
-// every byte.
-struct HeldOut {
-  std::vector<int32_t> tokens;
-  int64_t bytes = 0;
-};
-
-HeldOut held_out(const TokenStore& store, std::span<const int64_t> documents);
-HeldOut held_out(const std::vector<SourceFile>& files, const std::string& text_field,
-                 const Encoder& encoder);
+Split split_documents(const TokenStore& store);
 
 }  // namespace minke::train

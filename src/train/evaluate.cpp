@@ -39,14 +39,25 @@ bool Evaluation::loads_known() const {
          std::ranges::any_of(routers[0].counts, [](int64_t n) { return n > 0; });
 }
 
-Evaluation evaluate(model::Transformer& model, std::span<const int32_t> tokens,
-                    const std::function<int64_t(int64_t, int64_t)>& bytes_of,
-                    const EvalOptions& options, const model::Pass& pass) {
+Evaluation evaluate(model::Transformer& model, const HeldOut& text,
+                    const std::function<int64_t(int32_t)>& bytes_of, const EvalOptions& options,
+                    const model::Pass& pass) {
+  const std::vector<int32_t>& tokens = text.tokens;
   const int64_t S = options.window, depths = model.config().num_nextn_predict_layers;
   const auto N = static_cast<int64_t>(tokens.size());
   if (N < 2) fail("the held-out text is empty");
   MINKE_CHECK(S >= 2 && S % 2 == 0, "window of {}", S);
+  const auto counts = [&](int64_t token) {
+    return token < N && (text.learned.empty() || text.learned[static_cast<size_t>(token)] != 0);
+  };
   std::vector<Window> windows = windows_of(N, S);
+  std::erase_if(windows, [&](const Window& window) {
+    for (int64_t i = window.first; i < S; ++i) {
+      if (counts(window.begin + i + 1)) return false;
+    }
+    return true;
+  });
+  if (windows.empty()) fail("the held-out text has nothing that is to be predicted");
   windows = spread(std::move(windows), options.max_windows);
 
   const auto D = static_cast<size_t>(depths) + 1;
@@ -85,20 +96,21 @@ Evaluation evaluate(model::Transformer& model, std::span<const int32_t> tokens,
 
     for (int64_t b = 0; b < B; ++b) {
       const Window& window = windows[w + static_cast<size_t>(b)];
-      out.bytes += bytes_of(window.begin + window.first + 1, std::min(window.begin + S + 1, N));
       for (int64_t i = window.first; i < S; ++i) {
         const auto at = static_cast<size_t>(b * S + i);
-        for (int64_t k = 0; k <= depths && window.begin + i + k + 1 < N; ++k) {
+        for (int64_t k = 0; k <= depths; ++k) {
+          if (!counts(window.begin + i + k + 1)) continue;
           EvalDepth& depth = out.depth[static_cast<size_t>(k)];
           depth.loss += static_cast<double>(loss[static_cast<size_t>(k)][at]);
           ++depth.tokens;
         }
         const int64_t target = window.begin + i + 1;
-        if (target >= N) break;
-        if (options.on_token) {
-          options.on_token(target, tokens[static_cast<size_t>(target)], loss[0][at]);
+        if (counts(target)) {
+          const int32_t token = tokens[static_cast<size_t>(target)];
+          out.bytes += bytes_of(token);
+          if (options.on_token) options.on_token(target, token, loss[0][at]);
         }
-        if (depths > 0 && i + 1 < S && target + 1 < N) {
+        if (depths > 0 && i + 1 < S && counts(target + 1)) {
           ++compared;
           agreed += static_cast<int64_t>(likely[1][at] == likely[0][at + 1]);
         }

@@ -1,6 +1,7 @@
 // Held-out text: loss, perplexity and bits a byte by depth, one protocol everywhere.
 //
-// The whole text is one document, the beginning-of-sentence token first, and every byte counts.
+// The whole text is one document, the beginning-of-sentence token first, and every byte counts; of
+// conversations what the assistant says (train/held_out.h).
 // Windows of S tokens advance by half of it; each token is predicted once, with at least half a
 // window before it (save at the start).
 #pragma once
@@ -9,6 +10,7 @@
 #include <span>
 #include <vector>
 
+#include "train/held_out.h"
 #include "train/trainer.h"
 
 namespace minke::train {
@@ -35,18 +37,17 @@ struct Evaluation {
 
 struct EvalOptions {
   int64_t window = 0;       // S, even
-  int64_t max_windows = 0;  // so many, evenly over the text; 0: all of it
+  int64_t max_windows = 0;  // so many of those that count, evenly over the text; 0: all
   int64_t sequences = 8;    // windows computed at once
-  // Called with token index (from 1), token and -log p, in order; and after every few windows with
-  // the share that is done.
+  // Called with token index (from 1), token and -log p of each that counts, in order; and after
+  // every few windows with the share that is done.
   std::function<void(int64_t, int32_t, float)> on_token;
   std::function<void(double)> on_progress;
 };
 
-// tokens: BOS, then the text. bytes_of(first, last): bytes of the text that tokens [first, last)
-// stand for.
-Evaluation evaluate(model::Transformer& model, std::span<const int32_t> tokens,
-                    const std::function<int64_t(int64_t, int64_t)>& bytes_of,
-                    const EvalOptions& options, const model::Pass& pass);
+// bytes_of: as Encoder has it.
+Evaluation evaluate(model::Transformer& model, const HeldOut& text,
+                    const std::function<int64_t(int32_t)>& bytes_of, const EvalOptions& options,
+                    const model::Pass& pass);
 
 }  // namespace minke::train

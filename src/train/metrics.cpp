@@ -16,9 +16,9 @@ std::vector<double> max_vio_by_layer(const std::vector<RouterLoad>& routers) {
 MetricsLog::MetricsLog(fs::path path, int64_t step) : path_(std::move(path)) {
   if (fs::exists(path_)) {
     std::string kept;
-    for (const auto& event : read_metrics(path_)) {
-      if (event.value("step", int64_t{0}) <= step) kept += event.dump() + "\n";
-    }
+    read_metrics(path_, [&](const nlohmann::json& event) {
+      if (event["step"] <= step) kept += event.dump() + "\n";
+    });
     write_file_atomic(path_, kept);
   }
   out_.open(path_, std::ios::app);
@@ -27,7 +27,7 @@ MetricsLog::MetricsLog(fs::path path, int64_t step) : path_(std::move(path)) {
 
 void MetricsLog::write_tensorboard(const fs::path& folder) {
   tensorboard_.emplace(folder);
-  for (const auto& event : read_metrics(path_)) tensorboard_->write(event);
+  read_metrics(path_, [&](const nlohmann::json& event) { tensorboard_->write(event); });
 }
 
 void MetricsLog::write(const nlohmann::json& event) {
@@ -143,8 +143,8 @@ nlohmann::json eval_event(int64_t step, const Evaluation& result) {
   return event;
 }
 
-std::vector<nlohmann::json> read_metrics(const fs::path& path) {
-  std::vector<nlohmann::json> out;
+void read_metrics(const fs::path& path,
+                  const std::function<void(const nlohmann::json&)>& on_event) {
   const std::string text = read_file(path);
   size_t line = 0;
   for (size_t begin = 0; begin < text.size();) {
@@ -155,11 +155,18 @@ std::vector<nlohmann::json> read_metrics(const fs::path& path) {
                               text.begin() + static_cast<std::ptrdiff_t>(end), nullptr, false);
     // A line cut short by a kill is the last one; it is of no step that counts.
     if (event.is_discarded() && end == text.size()) break;
-    if (!event.is_object()) fail("{}:{}: expected a JSON object", path.string(), line);
-    out.push_back(std::move(event));
+    if (!event.is_object() || !event.contains("event") || !event["event"].is_string() ||
+        !event.contains("step") || !event["step"].is_number_integer()) {
+      fail("{}:{}: expected an object with \"event\", a text, and \"step\", an integer",
+           path.string(), line);
+    }
+    try {
+      on_event(event);
+    } catch (const nlohmann::json::exception& error) {
+      fail("{}:{}: the line is damaged: {}", path.string(), line, error.what());
+    }
     begin = end + 1;
   }
-  return out;
 }
 
 }  // namespace minke::train

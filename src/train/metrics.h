@@ -3,6 +3,7 @@
 #pragma once
 
 #include <fstream>
+#include <functional>
 #include <nlohmann/json.hpp>
 #include <optional>
 
@@ -41,7 +42,8 @@ nlohmann::json fp8_event(int64_t step, const std::vector<ops::QuantizeCounts>& c
 nlohmann::json memory_event(int64_t step, const model::StepMemory& planned, const Trainer& trainer);
 nlohmann::json eval_event(int64_t step, const Evaluation& result);
 
-// All events of a log, in order. Error naming the line that is no JSON object.
-std::vector<nlohmann::json> read_metrics(const fs::path& path);
+// Calls on_event for each event of a log, in order. Error naming the line that is no event, or of
+// which on_event found a field of another kind.
+void read_metrics(const fs::path& path, const std::function<void(const nlohmann::json&)>& on_event);
 
 }  // namespace minke::train

@@ -34,9 +34,9 @@ double Optimizer::gradient_norm() {
   return std::sqrt(sum);
 }
 
-// The weights d^(n-k) of steps 1..n add up to (1 - d^n) / (1 - d), of which the last has 1.
-double Optimizer::average_rate(int64_t step) const {
-  return (1 - options_.ema) / (1 - std::pow(options_.ema, static_cast<double>(step)));
+// The weights d^(n-k) of updates 1..n add up to (1 - d^n) / (1 - d), of which the last has 1.
+double Optimizer::average_rate(int64_t update) const {
+  return (1 - options_.ema) / (1 - std::pow(options_.ema, static_cast<double>(update)));
 }
 
 bool Optimizer::decays(const model::Weight& weight) const {
@@ -63,9 +63,9 @@ void Optimizer::step(const OptimizerStep& how, std::vector<ModuleNorms>* norms) 
   adamw.beta1 = static_cast<float>(options_.beta1);
   adamw.beta2 = static_cast<float>(options_.beta2);
   adamw.eps = static_cast<float>(options_.eps);
-  adamw.step = how.step;
+  adamw.step = how.update;
   adamw.gradient_scale = static_cast<float>(how.gradient_scale);
-  adamw.average_rate = static_cast<float>(average_rate(how.step));
+  adamw.average_rate = static_cast<float>(average_rate(how.update));
   size_t i = 0;
   std::vector<ops::AdamWUpdate> updates;
   model_.for_each_weight([&](model::Weight& weight) {
@@ -76,7 +76,7 @@ void Optimizer::step(const OptimizerStep& how, std::vector<ModuleNorms>* norms) 
                        decays(weight) ? static_cast<float>(options_.weight_decay) : 0.0F, updates);
     if (options_.moments == "bf16-random") {
       for (size_t k = first; k < updates.size(); ++k) {
-        updates[k].rounding = stream_key(options_.seed, static_cast<uint64_t>(how.step),
+        updates[k].rounding = stream_key(options_.seed, static_cast<uint64_t>(how.update),
                                          fmt::format("moments.{}.{}", i, k - first));
       }
     }
@@ -100,9 +100,9 @@ void Optimizer::step(const OptimizerStep& how, std::vector<ModuleNorms>* norms) 
   }
 }
 
-void Optimizer::average_biases(int64_t step) {
+void Optimizer::average_biases(int64_t update) {
   if (!averages_.exist()) return;
-  const auto rate = static_cast<float>(average_rate(step));
+  const auto rate = static_cast<float>(average_rate(update));
   auto average = averages_.biases.begin();
   model_.for_each_router([&](int64_t, model::Router& router) {
     if (!router.has_bias()) return;

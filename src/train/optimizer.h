@@ -10,7 +10,7 @@ namespace minke::train {
 
 // A step's settings.
 struct OptimizerStep {
-  int64_t step = 1;  // from 1
+  int64_t update = 1;  // from 1: a step that is skipped is none
   double learning_rate = 0;
   double gradient_scale = 1;  // multiplies the gradients: clipping
 };
@@ -26,7 +26,7 @@ class Optimizer {
   // Takes a copy of the largest matrix, and the same bytes come out.
   void step(const OptimizerStep& how, std::vector<ModuleNorms>* norms = nullptr);
   // After the routers' biases were updated: they are averaged as the weights are.
-  void average_biases(int64_t step);
+  void average_biases(int64_t update);
 
   // Moments of the i-th weight in the model's order, shaped as its master.
   struct Moments {
@@ -34,8 +34,8 @@ class Optimizer {
   };
   std::vector<Moments>& moments() { return moments_; }
 
-  // Exponential moving averages, FP32; empty where there are none. After n steps at a decay d an
-  // average is the mean of the weights after each step, that of step k weighted by d^(n-k):
+  // Exponential moving averages, FP32; empty where there are none. After n updates at a decay d an
+  // average is the mean of the weights after each, those of update k weighted by d^(n-k):
   // initial weights have no part in it.
   struct Averages {
     std::vector<OwnedTensor> weights;  // in the model's order, shaped as masters
@@ -48,7 +48,7 @@ class Optimizer {
   void swap_averages();
 
  private:
-  double average_rate(int64_t step) const;
+  double average_rate(int64_t update) const;
   bool decays(const model::Weight& weight) const;
 
   model::Transformer& model_;

@@ -1,6 +1,7 @@
 #include "train/options.h"
 
 #include "base/error.h"
+#include "text/bpe_trainer.h"
 #include "train/context.h"
 
 namespace minke::train {
@@ -29,6 +30,10 @@ void check(const Options& o) {
   fp8_recipe_of(o);
   recompute_of(o);
   moments_of(o);
+  if (o.tokenizer.empty() && o.init.empty()) {
+    const auto least = static_cast<double>(text::least_vocabulary());
+    check_range("vocab", static_cast<double>(o.vocab), least, text::kLargestVocabulary);
+  }
   check_range("valid-fraction", o.valid_fraction, 0, 0.5);
   check_range("steps", static_cast<double>(o.steps), 0, 1e9);
   check_range("minutes", o.minutes, 0, 1e6);
@@ -92,6 +97,36 @@ void check(const Options& o) {
   check_range("keep-last", static_cast<double>(o.keep_last), 0, 1e6);
   check_range("keep-every", static_cast<double>(o.keep_every), 0, 1e9);
   check_range("stop-at", static_cast<double>(o.stop_at), 0, 1e9);
+}
+
+void check_given(const Options& o, const std::set<std::string>& given) {
+  struct Idle {
+    const char* flag;
+    bool idle;
+    const char* why;
+  };
+  const bool fp8 = o.precision == "fp8";
+  const Idle all[] = {
+      {"valid-fraction", !o.valid_data.empty(), "with --valid"},
+      {"size", !o.model.empty(), "with --model"},
+      {"size", !o.init.empty(), "with --init"},
+      {"allow-extra", o.init.empty(), "without --init"},
+      {"vocab", !o.tokenizer.empty(), "with --tokenizer"},
+      {"vocab", !o.init.empty(), "with --init, which brings its tokenizer"},
+      {"fp8-scales", !fp8 && o.save_format != "fp8",
+       "without --precision fp8 or --save-format fp8"},
+      {"fp8-wgrad", !fp8, "without --precision fp8"},
+      {"accumulate", !fp8, "without --precision fp8"},
+      {"promote", o.accumulate != "tensor-core", "without --accumulate tensor-core"},
+      {"final-lr", o.final_part == 0, "without --final"},
+      {"mtp-lambda-later", o.mtp_lambda_until == 1, "without --mtp-lambda-until"},
+      {"spike-z", o.on_spike == "none", "without --on-spike"},
+  };
+  for (const Idle& it : all) {
+    if (it.idle && given.contains(it.flag)) {
+      fail("--{} does nothing {}; leave it away", it.flag, it.why);
+    }
+  }
 }
 
 model::Precision precision_of(const Options& o) {

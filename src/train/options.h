@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -100,8 +101,10 @@ void visit_fields(Opt& o, Visit&& visit) {
         "(a line is; one with \"messages\" is a conversation, of which the assistant's words are "
         "learned), also .gz and .zst");
   visit("valid", o.valid_data, kRun, "Held-out text; without it, a fraction of --data");
-  visit("valid-fraction", o.valid_fraction, kRun,
-        "What to hold out where --valid is not given (0: nothing, and nothing is evaluated)");
+  visit(
+      "valid-fraction", o.valid_fraction, kRun,
+      "Share of --data to hold out where --valid is not given: documents, and the end of one where "
+      "these are too large (0: nothing, and nothing is evaluated)");
   visit("text-field", o.text_field, kRun, "The field of a .jsonl line that holds the text");
   visit("size", o.size, kRun, "A model that comes with minke: nano, tiny or small");
   visit("model", o.model, kRun, "A config.json to train instead of --size");
@@ -117,7 +120,8 @@ void visit_fields(Opt& o, Visit&& visit) {
         "Take a model to --init from with tensors that the architecture does not name: they are "
         "listed, and every checkpoint carries them as they are");
   visit("tokenizer", o.tokenizer, kRun,
-        "A folder with tokenizer.json or tiktoken.model; without it, one is trained on --data");
+        "A folder with tokenizer.json or tiktoken.model; without it, one is trained on what is not "
+        "held out of --data");
   visit("vocab", o.vocab, kRun, "Vocabulary of a tokenizer trained here, which --size then takes");
   visit("precision", o.precision, kRun,
         "bf16, fp8 (as bf16, with the products of linear layers in E4M3: less memory and the "
@@ -135,7 +139,8 @@ void visit_fields(Opt& o, Visit&& visit) {
         "(0: never; 128 is DeepSeek-V3's)");
   visit("steps", o.steps, kRun, "Optimizer steps in all");
   visit("minutes", o.minutes, kRun,
-        "Instead of --steps: as many as a short timing says fit; then fixed and printed");
+        "Instead of --steps: as many as a short timing says fit, and 10 at least; then fixed and "
+        "printed");
   visit("batch", o.batch, kRun, "Sequences a step");
   visit("batch-start", o.batch_start, kRun,
         "Sequences of the first step, from which the batch grows to --batch (0: it does not)");
@@ -153,7 +158,10 @@ void visit_fields(Opt& o, Visit&& visit) {
   visit("seed", o.seed, kRun, "Seed of weights and of the order of data");
   visit("data-seed", o.data_seed, kRun, "Another seed for the order of data (0: --seed)");
   visit("lr", o.lr, kRun, "Peak learning rate");
-  visit("min-lr", o.min_lr, kRun, "Learning rate at the end of the cosine");
+  visit(
+      "min-lr", o.min_lr, kRun,
+      "Learning rate at the end of the cosine (0, where that is the end of the run: the last step "
+      "moves nothing)");
   visit("warmup", o.warmup, kRun,
         "Steps of linear warm-up (-1: 50, or a fifth of the run where that is less; the most that "
         "a run of so many --minutes takes, too)");
@@ -198,7 +206,8 @@ void visit_fields(Opt& o, Visit&& visit) {
   visit("keep-every", o.keep_every, kFree,
         "Checkpoints that are kept there for good: of steps that are multiples of this");
   visit("keep-best", o.keep_best, kFree,
-        "Keep in best/ the checkpoint that reads the held-out text best");
+        "Keep in best/ the checkpoint that reads the held-out text best: by the 64 windows of it "
+        "that are read during training, and at the last step");
   visit(
       "save-format", o.save_format, kRun,
       "Weights of checkpoints: bf16, or fp8 (linear layers in E4M3 with a scale for each block of "
@@ -218,6 +227,8 @@ void visit_fields(Opt& o, Visit&& visit) {
 
 // Error naming the flag, for values that make no sense.
 void check(const Options& options);
+// Error for one of the flags `given` that does nothing beside the others.
+void check_given(const Options& options, const std::set<std::string>& given);
 
 // What options.precision, options.fp8_scales with options.fp8_wgrad, recompute and moments name.
 model::Precision precision_of(const Options& options);

@@ -19,7 +19,8 @@ namespace {
 
 // Shares of a run given in minutes that are kept for what is not a step.
 constexpr double kShareOfSteps = 0.94, kShareOfTiming = 0.02, kMostSecondsOfTiming = 20;
-constexpr size_t kTimingSteps = 6;
+constexpr size_t kTimingSteps = 2;
+constexpr int64_t kFewestSteps = 10;
 
 // As it is saved, whatever it was read from.
 checkpoint::HfConfig saved_as(checkpoint::HfConfig config, const Options& options) {
@@ -104,13 +105,18 @@ void Run::check_resources() const {
       bytes(memory.averages), bytes(memory.operands), bytes(memory.activations),
       bytes(memory.workspace), bytes(disk));
   if (memory.total() > free_memory_bytes()) {
-    Options least = options_;
-    least.recompute = "block";
-    fail("the run needs {} of memory and {} are free; it needs {} with --recompute block{}",
-         bytes(memory.total()), bytes(free_memory_bytes()),
-         bytes(step_memory(config_.model, least).total()),
-         resumes ? ", which may change when a run goes on"
-                 : ", and less with a smaller --micro-batch, --seq or model, or --moments bf16");
+    std::string advice;
+    if (recompute_of(options_) != model::Recompute::kBlock) {
+      Options least = options_;
+      least.recompute = "block";
+      advice = fmt::format("; it needs {} with --recompute block{}",
+                           bytes(step_memory(config_.model, least).total()),
+                           resumes ? ", which may change when a run goes on" : "");
+    }
+    if (!resumes)
+      advice += "; less with a smaller --micro-batch, --seq or model, or --moments bf16";
+    fail("the run needs {} of memory and {} are free now{}", bytes(memory.total()),
+         bytes(free_memory_bytes()), advice);
   }
   if (disk > free_disk_bytes(out_)) {
     fail("{}: checkpoints need {} of disk and {} are free", out_.string(), bytes(disk),
@@ -152,7 +158,12 @@ void Run::fix_steps() {
   const double each = later[later.size() / 2];
   const double rows =
       options_.minutes * 60 * kShareOfSteps / each * static_cast<double>(options_.batch);
-  options_.steps = std::max<int64_t>(10, steps_for(options_, rows));
+  options_.steps = steps_for(options_, rows);
+  if (options_.steps < kFewestSteps) {
+    options_.steps = kFewestSteps;
+    log::warn("--minutes {}: {} steps are the fewest that a run has, and take {}", options_.minutes,
+              kFewestSteps, format_duration(each * kFewestSteps));
+  }
   options_.minutes = 0;
   if (const int64_t longest = longest_warmup(options_); options_.warmup > longest) {
     log::info("--warmup {}: more than a fifth of the steps that these minutes are; --warmup {}",
@@ -201,6 +212,9 @@ void Run::begin() {
               options_.warmup, options_.steps);
   }
   make_trainer(options_);
+  const int64_t rows = trainer_->schedule().rows();
+  log::info("{} steps of {} tokens in all: the text {:.3g} times", options_.steps,
+            format_count(static_cast<double>(rows * options_.seq)), stream_.epochs(rows));
   write_manifest(out_, options_, config_.model, text_, identity_);
   open_log();
 }
@@ -217,7 +231,8 @@ void Run::resume() {
   make_trainer(options_);
   load_state(folder, model_, *trainer_, identity_);
   continue_log();
-  log::info("resuming after step {} of {}", trainer_->done(), options_.steps);
+  log::info("resuming after step {} of {}{}", trainer_->done(), options_.steps,
+            concluded_ ? ": nothing is left to do" : "");
 }
 
 // After the step that the trainer stands at.
@@ -225,7 +240,7 @@ void Run::continue_log() {
   open_log();
   clipped_ = 0;
   best_ = std::numeric_limits<double>::infinity();
-  for (const auto& event : read_metrics(out_ / "metrics.jsonl")) {
+  read_metrics(out_ / "metrics.jsonl", [&](const nlohmann::json& event) {
     seconds_before_ = event.value("seconds", seconds_before_);
     bits_per_byte_ = event.value("bits_per_byte", bits_per_byte_);
     clipped_ += event.value("clipped", false) ? 1 : 0;
@@ -233,7 +248,7 @@ void Run::continue_log() {
     if (event["event"] == "eval" && !event.value("whole", false)) {
       best_ = std::min(best_, bits_per_byte_);
     }
-  }
+  });
 }
 
 RunResult start_run(Options options, const fs::path& out) {
@@ -262,15 +277,23 @@ RunResult start_run(Options options, const fs::path& out) {
 
 RunResult resume_run(const Options& options, const std::set<std::string>& given,
                      const fs::path& out) {
-  if (!fs::exists(out / "manifest.json")) fail("{}: holds no run to resume", out.string());
+  if (!fs::exists(out / "manifest.json")) {
+    const bool checkpoint = fs::exists(out / "trainer_state.json");
+    fail("{}: holds no run to resume{}", out.string(),
+         checkpoint ? ", it is a checkpoint: copy it in place of its run's checkpoint/, and resume "
+                      "the run"
+                    : "");
+  }
   const FolderLock lock(out);
-  recover_folder(out / "checkpoint");
+  recover_folders_in(out);
+  recover_folders_in(out / "checkpoints");
   if (!fs::exists(out / "checkpoint" / "config.json")) {
     fail("{}: the run had not saved anything yet; remove the folder and start again", out.string());
   }
   Options all = read_manifest_options(out);
   take_given(all, options, given);
   check(all);
+  check_given(all, given);
   RunText text(all, out, RunText::Kind::kResumed);
   auto config = checkpoint::read_config(out / "checkpoint" / "config.json");
   Run run(std::move(text), std::move(config), std::move(all), out);

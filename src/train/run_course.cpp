@@ -116,12 +116,10 @@ Evaluation Run::evaluate_weights(bool whole, LiveLine& line) {
   how.sequences = std::min(how.sequences, micro_batch(options_));
   how.max_windows = whole ? 0 : kWindowsDuringTraining;
   how.on_progress = [&](double share) {
+    if (whole) stop_if_interrupted();
     line.show(fmt::format("evaluating: {:.0f}%", 100 * share));
   };
-  return evaluate(
-      model_, text_.held_out().tokens,
-      [&](int64_t first, int64_t last) { return text_.held_out_bytes(first, last); }, how,
-      trainer_->pass());
+  return evaluate(model_, text_.held_out(), text_.encoder().bytes_of, how, trainer_->pass());
 }
 
 void Run::evaluate_now(bool whole, LiveLine& line) {
@@ -131,7 +129,8 @@ void Run::evaluate_now(bool whole, LiveLine& line) {
   bits_per_byte_ = result.bits_per_byte;
   nlohmann::json event = eval_event(trainer_->done(), result);
   std::string text =
-      fmt::format("step {}: held-out text{}: {:.4f} bits a byte, loss {:.4f}", trainer_->done(),
+      fmt::format("step {}: held-out text{}{}: {:.4f} bits a byte, loss {:.4f}", trainer_->done(),
+                  text_.held_out().has_conversations() ? ", what the assistant says" : "",
                   whole ? "" : " (a part of it)", result.bits_per_byte, result.depth[0].loss);
   if (trainer_->optimizer().averages().exist() && trainer_->done() > 0) {
     const AveragesInPlace averages(trainer_->optimizer());
@@ -179,7 +178,12 @@ void Run::sample_now(LiveLine& line) {
 
 // The step goes on while a thread writes a copy, where memory has room for one.
 void Run::save(Saving how, bool best) {
-  if (saved_at_ == trainer_->done()) return;
+  if (saved_at_ == trainer_->done()) {
+    if (!best) return;
+    finish_save();
+    keep_checkpoint(out_ / "checkpoint", out_ / "best");
+    return;
+  }
   finish_save();
   const auto start = Clock::now();
   auto snapshot = std::make_unique<Snapshot>(model_, config_, *trainer_, identity_,
@@ -219,6 +223,7 @@ void Run::finish_save() {
 }
 
 // The checkpoint itself is the last of those that are kept; it becomes an earlier one by the next.
+// Those of later steps are of a course that the run left, and do not count.
 void Run::keep_earlier(int64_t step) const {
   if (options_.keep_last == 0 && options_.keep_every == 0) return;
   const fs::path folder = out_ / "checkpoints";
@@ -226,7 +231,9 @@ void Run::keep_earlier(int64_t step) const {
   std::map<int64_t, fs::path> kept;
   for (const auto& entry : fs::directory_iterator(folder)) {
     const std::string name = entry.path().filename().string();
-    if (name.starts_with("step-")) kept[std::strtoll(name.c_str() + 5, nullptr, 10)] = entry.path();
+    if (!name.starts_with("step-")) continue;
+    const int64_t at = std::strtoll(name.c_str() + 5, nullptr, 10);
+    if (at <= step) kept[at] = entry.path();
   }
   auto left = std::ssize(kept);
   for (const auto& [at, path] : kept) {
@@ -276,6 +283,19 @@ void Run::roll_back(const StepReport& r) {
   loads_.clear();
 }
 
+// False where a signal came first: then it is done when the run goes on.
+bool Run::conclude(LiveLine& line) {
+  try {
+    // By the part that those before were judged by.
+    if (options_.keep_best) evaluate_now(false, line);
+    evaluate_now(true, line);
+  } catch (const Interrupted&) {
+    return false;
+  }
+  sample_now(line);
+  return true;
+}
+
 RunResult Run::train() {
   peak_ = measured_peak(precision_of(options_));
   started_ = Clock::now();
@@ -315,7 +335,7 @@ RunResult Run::train() {
     if (keeps || due(options_.save_every, 5, report.step)) save(Saving::kMeanwhile);
   }
   // A run that is left before its first step is saved too: it can be gone on with.
-  const RunResult result{trainer_->done(), trainer_->done() == options_.steps};
+  RunResult result{trainer_->done(), trainer_->done() == options_.steps};
   finish_save();
   line.show("saving");
   save(Saving::kNow);
@@ -323,10 +343,7 @@ RunResult Run::train() {
     line.clear();
     fail("{}", fault_);
   }
-  if (result.finished && !concluded_) {
-    evaluate_now(true, line);
-    sample_now(line);
-  }
+  if (result.finished && !concluded_) result.finished = conclude(line);
   line.clear();
   if (result.finished) {
     log::info("done: {} steps in {}; the model is in {}", result.steps, format_duration(seconds()),

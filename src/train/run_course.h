@@ -52,6 +52,7 @@ class Run {
   void save(Saving how, bool best = false);
   void finish_save();
   void keep_earlier(int64_t step) const;
+  bool conclude(LiveLine& line);
   bool meet_spike(const StepReport& report, LiveLine& line);
   void roll_back(const StepReport& report);
   void open_log();

@@ -2,6 +2,7 @@
 
 #include <chrono>
 
+#include "base/error.h"
 #include "base/json.h"
 #include "base/log.h"
 #include "base/progress.h"
@@ -18,6 +19,17 @@ std::vector<fs::path> paths_of(const std::vector<SourceFile>& files) {
   std::vector<fs::path> out;
   for (const SourceFile& file : files) out.push_back(file.path);
   return out;
+}
+
+// What is learned measures nothing. (A run that has begun goes on.)
+void refuse_both(const std::vector<fs::path>& train, const std::vector<fs::path>& valid) {
+  std::set<fs::path> learned;
+  for (const fs::path& path : train) learned.insert(fs::canonical(path));
+  for (const fs::path& path : valid) {
+    if (!learned.contains(fs::canonical(path))) continue;
+    fail("{}: is of both --data and --valid, expected held-out text that is not learned",
+         path.string());
+  }
 }
 
 std::string now_as_text() {
@@ -58,50 +70,45 @@ RunText::RunText(const Options& options, const fs::path& out, Kind kind) {
   const auto files = find_sources(options.data, out, stdin_is);
   const auto valid = options.valid_data.empty() ? std::vector<SourceFile>{}
                                                 : find_sources(options.valid_data, out, stdin_is);
+  const Corpus corpus(files, options.text_field, valid.empty() ? options.valid_fraction : 0,
+                      options.seed);
   train_files_ = paths_of(files);
   valid_files_ = paths_of(valid);
+  if (kind == Kind::kNew) refuse_both(train_files_, valid_files_);
   tokenizer_folder_ = options.tokenizer.empty() ? out / "tokenizer" : fs::path(options.tokenizer);
   // One that a start left which then failed may be of another --vocab or --data.
   const bool found = text::has_tokenizer(tokenizer_folder_);
   if (options.tokenizer.empty() && (kind == Kind::kNew || !found)) {
-    const auto learned = learn_tokenizer(files, options.text_field, options.vocab);
+    const auto learned = learn_tokenizer(corpus, options.vocab);
     write_folder_atomic(tokenizer_folder_, [&](const fs::path& into) { learned.save(into); });
     log::info("tokenizer: {} tokens learned from the text", learned.vocabulary());
   }
   tokenizer_ = std::make_unique<text::Tokenizer>(text::Tokenizer::load(tokenizer_folder_));
   encoder_ = encoder_of(*tokenizer_);
-  const double tail = valid.empty() ? options.valid_fraction : 0;
-  store_ = tokenise(files, options.text_field, tail, encoder_, out / "tokens");
+  store_ = tokenise(corpus, encoder_, out / "tokens");
   // Whoever talks to the model finds the format that it was taught.
   if (store_->has_conversations() && tokenizer_->chat_template().empty()) {
     tokenizer_folder_ = out / "tokenizer";
     write_folder_atomic(tokenizer_folder_,
                         [&](const fs::path& into) { with_chat_template(*tokenizer_).save(into); });
   }
-  split_ = split_documents(*store_, tail, options.seed);
+  split_ = split_documents(*store_);
   if (!valid.empty()) {
     held_out_ = train::held_out(valid, options.text_field, encoder_);
   } else if (!split_.valid.empty()) {
-    held_out_ = train::held_out(*store_, split_.valid);
+    held_out_ = train::held_out(*store_, split_.valid, encoder_);
   }
   int64_t tokens = 0, bytes = 0;
   for (const int64_t d : split_.train) {
     tokens += static_cast<int64_t>(store_->tokens(d).size());
     bytes += store_->bytes(d);
   }
-  log::info("text: {} documents, {} and {} tokens to learn from{}; {} held out",
+  log::info("text: {} documents, {} and {} tokens to learn from{}; {}{} held out",
             split_.train.size(), format_bytes(static_cast<double>(bytes)),
             format_count(static_cast<double>(tokens)),
             store_->reused() ? " (tokenised before)" : "",
-            format_bytes(static_cast<double>(held_out_.bytes)));
-}
-
-int64_t RunText::held_out_bytes(int64_t first, int64_t last) const {
-  int64_t bytes = 0;
-  for (int64_t i = first; i < last; ++i) {
-    bytes += std::ssize(tokenizer_->bytes_of(held_out_.tokens[static_cast<size_t>(i)]));
-  }
-  return bytes;
+            format_bytes(static_cast<double>(held_out_.bytes)),
+            held_out_.has_conversations() ? " of what the assistant says" : "");
 }
 
 std::string RunText::shown(std::span<const int32_t> ids) const {
@@ -142,11 +149,17 @@ Options read_manifest_options(const fs::path& out) {
   Options options;
   try {
     const Json& flags = manifest.at("flags");
+    flags.at("data");  // every run has it
     visit_fields(options, [&](const char* flag, auto& value, Scope, const char*) {
       // One that an earlier minke did not have was as it is when it is not given.
       if (flags.contains(flag)) flags[flag].get_to(value);
     });
   } catch (const nlohmann::json::exception& error) {
+    fail("{}: damaged: {}", path.string(), error.what());
+  }
+  try {
+    check(options);
+  } catch (const Error& error) {
     fail("{}: damaged: {}", path.string(), error.what());
   }
   return options;

@@ -7,6 +7,7 @@
 #include "model/config.h"
 #include "text/tokenizer.h"
 #include "train/data_stream.h"
+#include "train/held_out.h"
 #include "train/options.h"
 #include "train/state.h"
 
@@ -23,8 +24,7 @@ class RunText {
   const TokenStore& store() const { return *store_; }
   const std::vector<int64_t>& train_documents() const { return split_.train; }
   const HeldOut& held_out() const { return held_out_; }  // empty where nothing is held out
-  // Bytes of text that tokens [first, last) of the held-out text stand for.
-  int64_t held_out_bytes(int64_t first, int64_t last) const;
+  const Encoder& encoder() const { return encoder_; }
 
   const text::Tokenizer& tokenizer() const { return *tokenizer_; }
   std::vector<int32_t> encode(std::string_view text) const { return tokenizer_->encode(text); }

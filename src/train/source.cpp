@@ -105,6 +105,7 @@ void check_text(const std::string& where, std::string_view text) {
 }
 
 constexpr size_t kChunk = size_t{1} << 20;
+constexpr std::string_view kBlank = " \t\r";
 
 void read_whole(const SourceFile& file, const std::function<void(Document&&)>& on_document) {
   const std::string where = file.path.string();
@@ -127,7 +128,9 @@ void read_whole(const SourceFile& file, const std::function<void(Document&&)>& o
 }
 
 Document conversation_of(const std::string& where, const nlohmann::json& messages) {
+  if (messages.empty()) fail("{}: messages are empty, expected a conversation", where);
   Document out;
+  out.where = where;
   const auto text_of = [&](const nlohmann::json& message, const char* key) {
     if (!message.is_object() || !message.contains(key) || !message[key].is_string()) {
       fail("{}: expected messages to be objects with strings \"role\" and \"content\", got {}",
@@ -162,17 +165,25 @@ Document document_of_line(const std::string& where, std::string_view line,
   return {.text = std::move(at->get_ref<std::string&>())};
 }
 
-void read_lines(const SourceFile& file, const std::string& text_field,
-                const std::function<void(Document&&)>& on_document) {
+PassedOver read_lines(const SourceFile& file, const std::string& text_field,
+                      const std::function<void(Document&&)>& on_document) {
   const std::string name = file.path.string();
   const auto stream = open_stream(file.path, file.compression);
   std::string pending;
   std::vector<char> chunk(kChunk);
   int64_t line_number = 0;
   uint64_t accounted = 0;
+  PassedOver passed_over;
   const auto take = [&](std::string_view line) {
     const std::string where = fmt::format("{}: line {}", name, ++line_number);
-    Document document = document_of_line(where, line, text_field);
+    Document document;
+    if (line.find_first_not_of(kBlank) != std::string_view::npos) {
+      document = document_of_line(where, line, text_field);
+    }
+    if (document.text.empty() && document.messages.empty()) {
+      passed_over += {1, where};
+      return;
+    }
     check_text(where, document.text);
     document.file_bytes = stream->file_bytes() - accounted;
     accounted = stream->file_bytes();
@@ -192,7 +203,8 @@ void read_lines(const SourceFile& file, const std::string& text_field,
     }
   }
   if (!pending.empty()) take(pending);
-  if (line_number == 0) fail("{}: empty, expected text", name);
+  if (line_number == passed_over.lines) fail("{}: empty, expected text", name);
+  return passed_over;
 }
 
 }  // namespace
@@ -240,13 +252,23 @@ uint64_t bytes_of(const std::vector<SourceFile>& files) {
   return total;
 }
 
-void read_documents(const SourceFile& file, const std::string& text_field,
-                    const std::function<void(Document&&)>& on_document) {
-  if (file.lines) {
-    read_lines(file, text_field, on_document);
-  } else {
-    read_whole(file, on_document);
-  }
+PassedOver& PassedOver::operator+=(const PassedOver& more) {
+  if (lines == 0) first = more.first;
+  lines += more.lines;
+  return *this;
+}
+
+void warn_of(const PassedOver& passed_over) {
+  if (passed_over.lines == 0) return;
+  log::warn("{}: no text there; {} such lines are passed over", passed_over.first,
+            passed_over.lines);
+}
+
+PassedOver read_documents(const SourceFile& file, const std::string& text_field,
+                          const std::function<void(Document&&)>& on_document) {
+  if (file.lines) return read_lines(file, text_field, on_document);
+  read_whole(file, on_document);
+  return {};
 }
 
 size_t find_invalid_utf8(std::string_view text) {

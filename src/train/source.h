@@ -3,7 +3,8 @@
 // .txt: the file is a document. .jsonl: each line is an object, one field of which is a document,
 // or which holds a conversation: "messages", objects with "role" and "content". Both also as .gz
 // and .zst. Nothing is left out silently: what is missing, empty or not UTF-8 is an Error naming
-// the file, and the byte or the line.
+// the file, and the byte or the line. Empty lines and empty texts of .jsonl, which dumps have, are
+// passed over and counted.
 #pragma once
 
 #include <cstdint>
@@ -48,12 +49,23 @@ struct Document {
   // Of a .jsonl line with "messages" instead of text: who says what; text is then what is said, a
   // message a line.
   std::vector<text::Message> messages = {};
+  std::string where = {};   // of a conversation: its file and line
   uint64_t file_bytes = 0;  // of the file, read since the document before: for progress
 };
 
-// Calls on_document for each document of the file, in order.
-void read_documents(const SourceFile& file, const std::string& text_field,
-                    const std::function<void(Document&&)>& on_document);
+// Lines of .jsonl that hold no document.
+struct PassedOver {
+  int64_t lines = 0;
+  std::string first;  // the file, and the line
+
+  PassedOver& operator+=(const PassedOver& more);
+};
+// A warning, where there are any.
+void warn_of(const PassedOver& passed_over);
+
+// Calls on_document for each document of the file, in order. Error where it has none.
+PassedOver read_documents(const SourceFile& file, const std::string& text_field,
+                          const std::function<void(Document&&)>& on_document);
 
 // The place of the first byte that is not UTF-8 (overlong forms, surrogates and what lies beyond
 // U+10FFFF are not), or npos.

@@ -98,6 +98,7 @@ Snapshot::Snapshot(model::Transformer& model, const checkpoint::HfConfig& config
   const Trainer::Position position = trainer.position();
   const nlohmann::ordered_json state = {{"minke", version()},
                                         {"step", position.done},
+                                        {"updates", position.updates},
                                         {"seq", trainer.options().seq},
                                         {"rows_passed_over", position.rows_passed_over},
                                         {"losses", position.steps.loss},
@@ -170,7 +171,10 @@ void load_state(const fs::path& folder, model::Transformer& model, Trainer& trai
     return state[key].get<std::string>();
   };
   if (text("data_hash") != identity.data_hash) {
-    fail("{}: the training text changed since this run began; resume needs the same text", where);
+    fail(
+        "{}: the training text changed since this run began, or another version of minke held out "
+        "another part of it; resume needs the same text",
+        where);
   }
   if (text("tokenizer_hash") != identity.tokenizer_hash) {
     fail("{}: the tokenizer changed since this run began; resume needs the same one", where);
@@ -182,13 +186,16 @@ void load_state(const fs::path& folder, model::Transformer& model, Trainer& trai
   Trainer::Position position;
   try {
     state.at("step").get_to(position.done);
+    // What was saved before updates were counted had taken every step for one.
+    position.updates = state.value("updates", position.done);
     state.at("rows_passed_over").get_to(position.rows_passed_over);
     state.at("losses").get_to(position.steps.loss);
     state.at("gradients").get_to(position.steps.gradient);
   } catch (const nlohmann::json::exception& error) {
     fail("{}: the file is damaged: {}", where, error.what());
   }
-  if (position.done < 0 || position.rows_passed_over < 0 ||
+  if (position.done < 0 || position.updates < 0 || position.updates > position.done ||
+      position.rows_passed_over < 0 ||
       position.steps.loss.size() != position.steps.gradient.size() ||
       position.steps.loss.size() > SpikeGuard::kSteps) {
     fail("{}: the file is damaged: no run was ever there", where);

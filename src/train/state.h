@@ -5,9 +5,9 @@
 //                           weight by its Hugging Face name
 //   ema.safetensors         the averaged weights, FP32, by their Hugging Face names; where they are
 //                           kept
-//   trainer_state.json      the version that wrote it, the step, the length trained on, the steps
-//   that the next are compared
-//                           with, and the hashes of data and tokenizer that the run is bound to
+//   trainer_state.json      the version that wrote it, the step, updates of the weights, the length
+//                           trained on, the steps that the next are compared with, and the hashes
+//                           of data and tokenizer that the run is bound to
 //   checksums.json          of every other file
 #pragma once
 

@@ -1,6 +1,7 @@
 #include "train/tokenizer.h"
 
 #include "base/error.h"
+#include "base/interrupt.h"
 #include "base/log.h"
 #include "base/progress.h"
 #include "text/bpe_trainer.h"
@@ -44,24 +45,22 @@ class EvenSample {
   std::vector<std::string> texts_;
 };
 
-EvenSample sample_of(const std::vector<SourceFile>& files, const std::string& text_field,
-                     uint64_t most_bytes) {
-  Progress progress("reading text for the tokenizer", bytes_of(files), Progress::Unit::kBytes);
+EvenSample sample_of(const Corpus& corpus, uint64_t most_bytes) {
+  Progress progress("reading text for the tokenizer", bytes_of(corpus.files()),
+                    Progress::Unit::kBytes);
   EvenSample sample(most_bytes);
-  for (const SourceFile& file : files) {
-    read_documents(file, text_field, [&](Document&& document) {
-      sample.add(std::move(document.text));
-      progress.add(document.file_bytes);
-    });
-  }
+  corpus.read([&](Document&& document, bool held_out) {
+    stop_if_interrupted();
+    if (!held_out) sample.add(std::move(document.text));
+    progress.add(document.file_bytes);
+  });
   return sample;
 }
 
 }  // namespace
 
-text::Tokenizer learn_tokenizer(const std::vector<SourceFile>& files, const std::string& text_field,
-                                int64_t vocabulary, uint64_t most_bytes) {
-  const EvenSample sample = sample_of(files, text_field, most_bytes);
+text::Tokenizer learn_tokenizer(const Corpus& corpus, int64_t vocabulary, uint64_t most_bytes) {
+  const EvenSample sample = sample_of(corpus, most_bytes);
   if (sample.every() > 1) {
     log::info("tokenizer: learned from one document in {}, {} in all", sample.every(),
               format_bytes(static_cast<double>(sample.bytes())));
@@ -70,6 +69,7 @@ text::Tokenizer learn_tokenizer(const std::vector<SourceFile>& files, const std:
   LiveLine line;
   line.show("learning the tokenizer: counting words");
   text::Tokenizer tokenizer = text::train_bpe(views, vocabulary, [&](double share) {
+    stop_if_interrupted();
     if (line.due()) line.show(fmt::format("learning the tokenizer: {:.0f}%", 100 * share));
   });
   line.clear();
@@ -80,8 +80,13 @@ Encoder encoder_of(const text::Tokenizer& tokenizer) {
   if (!tokenizer.bos() || !tokenizer.eos()) {
     fail("the tokenizer names no bos_token or eos_token in tokenizer_config.json");
   }
-  return {[&tokenizer](std::string_view text) { return tokenizer.encode(text); }, tokenizer.hash(),
-          *tokenizer.bos(), *tokenizer.eos(),
+  return {[&tokenizer](std::string_view text) { return tokenizer.encode(text); },
+          tokenizer.hash(),
+          *tokenizer.bos(),
+          *tokenizer.eos(),
+          [&tokenizer](int32_t id) {
+            return tokenizer.is_special(id) ? 0 : std::ssize(tokenizer.bytes_of(id));
+          },
           [&tokenizer](const std::vector<text::Message>& messages) {
             return encode_conversation(tokenizer, messages);
           }};

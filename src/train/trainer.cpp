@@ -90,6 +90,7 @@ Trainer::Trainer(model::Transformer& model, const Options& options, RowSource ro
 
 void Trainer::resume_at(Position position) {
   done_ = position.done;
+  updates_ = position.updates;
   rows_passed_over_ = position.rows_passed_over;
   guard_.restore(std::move(position.steps));
 }
@@ -194,14 +195,15 @@ StepReport Trainer::step(Look look) {
 
   report.clipped = options_.clip > 0 && report.gradient_norm > options_.clip;
   const double factor = report.clipped ? options_.clip / report.gradient_norm : 1.0;
-  optimizer_.step({report.step, report.learning_rate, factor},
+  ++updates_;
+  optimizer_.step({updates_, report.learning_rate, factor},
                   look == Look::kModules ? &report.modules : nullptr);
   model_.for_each_router([&](int64_t, model::Router& router) {
     if (!router.has_bias()) return;
     ops::update_bias(router.bias_E, router.counts_E,
                      static_cast<float>(schedule_.gamma(report.step)));
   });
-  optimizer_.average_biases(report.step);
+  optimizer_.average_biases(updates_);
   report.routers = router_loads(model_);
   ++done_;
   return report;

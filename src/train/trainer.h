@@ -72,10 +72,11 @@ class Trainer {
   // Besides weights and moments, all that decides what comes next.
   struct Position {
     int64_t done = 0;
+    int64_t updates = 0;           // of the weights: steps that were not skipped
     int64_t rows_passed_over = 0;  // of the training data, since a rollback left them out
     SpikeGuard::Steps steps;
   };
-  Position position() const { return {done_, rows_passed_over_, guard_.steps()}; }
+  Position position() const { return {done_, updates_, rows_passed_over_, guard_.steps()}; }
   void resume_at(Position position);
   Optimizer& optimizer() { return optimizer_; }
   const Options& options() const { return options_; }
@@ -93,7 +94,7 @@ class Trainer {
   LearnedSource learned_;
   Optimizer optimizer_;
   Arena saved_, scratch_;
-  int64_t done_ = 0, rows_passed_over_ = 0;
+  int64_t done_ = 0, updates_ = 0, rows_passed_over_ = 0;
   SpikeGuard guard_;
 };
 

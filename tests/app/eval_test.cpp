@@ -132,7 +132,7 @@ TEST(Eval, SaysWhichWindowsItRead) {
     return run_program(line).out;
   };
   EXPECT_THAT(said({}), HasSubstr("windows of 16 (as it was trained)"));
-  EXPECT_THAT(said({"--seq", "33"}), HasSubstr("windows of 32 (--seq)"));
+  EXPECT_THAT(said({"--seq", "33"}), HasSubstr("windows of 32 (--seq, made even)"));
   fs::remove(runs.path("run/checkpoint/trainer_state.json"));
   EXPECT_THAT(said({}), HasSubstr("windows of 64 (max_position_embeddings"));
   const fs::path config = runs.path("run/checkpoint/config.json");

@@ -104,6 +104,11 @@ class SmallRuns {
         all.insert(all.end(), {more[i], more[i + 1]});
       }
     }
+    // A model or a tokenizer that is there has its vocabulary.
+    if (std::ranges::count(all, "--init") + std::ranges::count(all, "--tokenizer") > 0) {
+      const auto vocab = std::ranges::find(all, "--vocab");
+      all.erase(vocab, vocab + 2);
+    }
     return all;
   }
   // The bytes that make a checkpoint what it is.

@@ -55,6 +55,7 @@ TEST(Train, BadTextIsNamed) {
   expect_fault(with_data("odd.doc"), "odd.doc", ".txt");
   runs.write("lines.jsonl", "{\"text\": \"good\"}\n{\"body\": \"bad\"}\n");
   expect_fault(with_data("lines.jsonl"), "lines.jsonl", "2", "text");
+  expect_fault(with_data("valid.txt"), "valid.txt", "both --data and --valid");
   EXPECT_FALSE(fs::exists(runs.path("run/checkpoint")));
 }
 
@@ -73,6 +74,7 @@ TEST(Train, BadSettingsAreNamed) {
   expect_fault(with({"--steps", "2", "--seq", "65"}), "max_position_embeddings");
   expect_fault(with({"--steps", "2", "--vocab", "5"}), "5");
   expect_fault(with({"--steps", "2", "--model", "", "--size", "huge"}), "huge", "nano");
+  EXPECT_FALSE(fs::exists(runs.path("run/checkpoint")));
 
   const auto with_config = [&](const char* key, const nlohmann::json& value) {
     auto config = small_config();
@@ -85,6 +87,67 @@ TEST(Train, BadSettingsAreNamed) {
   expect_fault(with_config("vocab_size", 300), "vocab_size");
   expect_fault(with_config("hidden_size", -4), "hidden_size");
   expect_fault(with_config("num_experts_per_tok", 9), "num_experts_per_tok");
+}
+
+// What is asked for and cannot be is never passed over in silence.
+TEST(Train, SettingsThatDoNothingAreRefused) {
+  const SmallRuns runs;
+  const std::vector<std::vector<std::string>> idle = {
+      {"--size", "nano"},      {"--valid-fraction", "0.1"},   {"--fp8-scales", "fp32"},
+      {"--fp8-wgrad", "both"}, {"--accumulate", "fp32"},      {"--promote", "128"},
+      {"--final-lr", "1e-4"},  {"--mtp-lambda-later", "0.1"}, {"--spike-z", "5"}};
+  for (std::vector<std::string> flags : idle) {
+    const std::string flag = flags[0];
+    flags.insert(flags.end(), {"--steps", "2"});
+    expect_fault(run_program(runs.flags("run", flags)), flag + " does nothing");
+  }
+  EXPECT_FALSE(fs::exists(runs.path("run")));
+  expect_success(run_program(runs.flags("run", {"--steps", "4", "--stop-at", "2"})));
+  expect_fault(run_program({"train", "--resume", runs.path("run"), "--spike-z", "5"}),
+               "--spike-z does nothing");
+  expect_success(run_program({"train", "--resume", runs.path("run"), "--no-report", "--spike-z",
+                              "50", "--on-spike", "skip"}));
+  auto init = runs.flags("next", {"--steps", "2", "--model", "", "--init", runs.path("run")});
+  init.insert(init.end(), {"--vocab", "300"});
+  expect_fault(run_program(init), "--vocab does nothing");
+}
+
+TEST(Train, LinesWithoutTextAreCountedOnce) {
+  const SmallRuns runs;
+  std::string lines;
+  for (int i = 0; i < 30; ++i) {
+    lines += nlohmann::json{{"text", small_text(static_cast<uint64_t>(i), 8)}}.dump() + "\n\n";
+  }
+  runs.write("lines.jsonl", lines);
+  const Said said =
+      run_program(runs.flags("run", {"--steps", "2", "--data", runs.path("lines.jsonl")}));
+  expect_success(said);
+  const std::string warning = "lines.jsonl: line 2: no text there; 30 such lines";
+  EXPECT_THAT(said.err, testing::HasSubstr(warning));
+  EXPECT_EQ(said.err.find(warning), said.err.rfind(warning));
+}
+
+TEST(Train, DamagedRecordsOfARunAreNamed) {
+  const SmallRuns runs;
+  expect_success(run_program(runs.flags("run", {"--steps", "6", "--stop-at", "3"})));
+  const auto resume = [&] { return run_program({"train", "--resume", runs.path("run")}); };
+  const std::string metrics = "run/metrics.jsonl", good = read_file(runs.path(metrics));
+  const std::string line = fmt::format("metrics.jsonl:{}", std::ranges::count(good, '\n') + 1);
+  for (const char* bad : {R"({"event":5,"step":1})", R"({"event":"step","step":"x"})",
+                          R"({"event":"step"})", R"({"event":"step","step":1,"seconds":"x"})",
+                          R"({"event":"step","step":1,"clipped":3})", "[1]"}) {
+    runs.write(metrics, good + bad + "\n");
+    expect_fault(resume(), line);
+  }
+  runs.write(metrics, good);
+  const std::string manifest = read_file(runs.path("run/manifest.json"));
+  for (const char* bad : {R"({"flags":{}})", R"({"flags":{"data":[]}})", R"({"flags":{"data":3}})",
+                          R"({"flags":{"data":["x"],"steps":-1}})", "{}"}) {
+    runs.write("run/manifest.json", bad);
+    expect_fault(resume(), "manifest.json");
+  }
+  runs.write("run/manifest.json", manifest);
+  expect_success(run_program({"train", "--resume", runs.path("run"), "--no-report"}));
 }
 
 // A start that fails may leave a tokenizer; the next is of its own flags all the same.
@@ -170,7 +233,7 @@ TEST(Train, ACheckpointOfAnotherVersionIsNoRunToGoOnWith) {
   fs::remove(runs.path("run/checkpoint/checksums.json"));
   const auto resume = [&] { return run_program({"train", "--resume", runs.path("run")}); };
   for (const auto& [key, value] : state.items()) {
-    if (key == "minke" || key == "seq") continue;
+    if (key == "minke" || key == "seq" || key == "updates") continue;
     auto older = state;
     older.erase(key);
     runs.write(name, older.dump());
@@ -180,6 +243,13 @@ TEST(Train, ACheckpointOfAnotherVersionIsNoRunToGoOnWith) {
     runs.write(name, older.dump());
     expect_fault(resume(), "damaged");
   }
+  // Updates were counted later, and were steps before.
+  auto older = state;
+  older.erase("updates");
+  runs.write(name, older.dump());
+  expect_success(run_program({"train", "--resume", runs.path("run"), "--stop-at", "4"}));
+  EXPECT_EQ(state_of(runs, "run")["updates"], 4);
+  fs::remove(runs.path("run/checkpoint/checksums.json"));
   runs.write(name, R"({"step": 3})");
   expect_fault(resume(), "an earlier one");
   expect_success(run_program({"eval", runs.path("run"), "--data", runs.path("valid.txt")}));
@@ -187,7 +257,9 @@ TEST(Train, ACheckpointOfAnotherVersionIsNoRunToGoOnWith) {
       run_program({"generate", runs.path("run"), "--prompt", "Anne", "--max-tokens", "2"}));
   expect_success(
       run_program(runs.flags("next", {"--steps", "2", "--model", "", "--init", runs.path("run")})));
-  runs.write(name, state.dump());
+  auto later = state;
+  later["step"] = 4;
+  runs.write(name, later.dump());
   expect_success(resume());
 }
 
@@ -209,7 +281,8 @@ TEST(Train, FlagsComeFromAFileAndTheLineWins) {
                           "tokenizer_hash", "train_files", "valid_files"}) {
     EXPECT_TRUE(manifest.contains(key)) << key;
   }
-  for (const char* line : {"sped = 3", "clip = many", "[train]\nsteps = 3", "clip = [1, 2]"}) {
+  for (const char* line :
+       {"sped = 3", "clip = many", "[train]\nsteps = 3", "clip = [1, 2]", "mask-documents = 7"}) {
     runs.write("bad.toml", line);
     expect_fault(run_program(runs.flags("bad", {"--config", runs.path("bad.toml"), "--lr", "1"})),
                  "bad.toml");

@@ -186,6 +186,27 @@ TEST(Train, AModelIsTaughtToAnswer) {
   expect_success(said);
   EXPECT_THAT(said.out, HasSubstr("Lady Russell."));
   EXPECT_EQ(said.err.find("never tuned"), std::string::npos) << said.err;
+  // How well it reads conversations is how well it says what the assistant says, whoever asks.
+  const Said measured =
+      run_program({"eval", runs.path("talks"), "--data", runs.path("talks.jsonl")});
+  expect_success(measured);
+  EXPECT_THAT(measured.out, HasSubstr("520 bytes of what the assistant says"));
+  for (const bool named : {true, false}) {
+    const std::string out = named ? "named" : "drawn";
+    auto more = runs.flags(out, {"--steps", "2", "--model", "", "--init", runs.path("first"),
+                                 "--data", runs.path("talks.jsonl")});
+    const auto at = std::ranges::find(more, "--valid");
+    if (named) {
+      runs.write("held-out.jsonl", talks);
+      *std::next(at) = runs.path("held-out.jsonl");
+    } else {
+      more.erase(at, at + 2);
+    }
+    expect_success(run_program(more));
+    const auto events = read_file(runs.path(out + "/metrics.jsonl"));
+    // All of the forty, or two of them; each has the end besides.
+    EXPECT_THAT(events, HasSubstr(fmt::format(R"("bytes":{})", 13 * (named ? 40 : 2))));
+  }
 }
 
 // What goes on is the FP32 masters; what others read is FP8, as `minke quantize` writes it.

@@ -206,6 +206,13 @@ TEST(TrainSlow, KilledAtFiftyRandomMomentsItIsTheSameRun) {
     killed += program.wait().exit_code == 128 + SIGKILL ? 1 : 0;
   }
   EXPECT_GT(killed, 25);
+  expect_success(run_program({"train", "--resume", runs.path("run"), "--stop-at", "1"}));
+  for (const char* folder : {"run", "run/checkpoints"}) {
+    for (const auto& entry : fs::directory_iterator(runs.path(folder))) {
+      const std::string name = entry.path().filename().string();
+      EXPECT_TRUE(name == ".lock" || name[0] != '.') << name;
+    }
+  }
   const int64_t done = state_of(runs, "run")["step"];
   const std::string stop = std::to_string(done + 2);
   expect_success(run_program({"train", "--resume", runs.path("run"), "--stop-at", stop}));
@@ -314,6 +321,7 @@ TEST(Train, AWarmUpThatIsGivenIsTaken) {
   expect_success(said);
   EXPECT_NEAR(first_rate("minutes"), 0.004, 1e-9);
   EXPECT_THAT(said.err, HasSubstr("--warmup 2"));
+  EXPECT_THAT(said.err, HasSubstr("10 steps are the fewest"));
 }
 
 TEST(Train, ARunMayHoldNothingOut) {
@@ -384,22 +392,83 @@ TEST(Train, CheckpointsAreKeptAsAsked) {
       {"eval", runs.path("run/checkpoints/step-000000007"), "--data", runs.path("valid.txt")});
   expect_success(said);
   EXPECT_FALSE(fs::exists(runs.path("run/best")));
+  // A run goes on from an earlier one as if it had never gone further.
+  const std::string end = runs.state("run"), earlier = runs.path("run/checkpoints/step-000000015");
+  expect_fault(run_program({"train", "--resume", earlier}), earlier,
+               "in place of its run's checkpoint/");
+  fs::remove_all(runs.path("run/checkpoint"));
+  fs::copy(earlier, runs.path("run/checkpoint"));
+  expect_success(
+      run_program({"train", "--resume", runs.path("run"), "--no-report", "--save-every", "2"}));
+  EXPECT_TRUE(runs.state("run") == end);
+  EXPECT_TRUE(fs::exists(runs.path("run/checkpoints/step-000000020")));
+}
 
-  std::vector<std::string> best = runs.flags(
+// Also the last step may be the best, and mostly is.
+TEST(Train, TheBestIsKept) {
+  const SmallRuns runs;
+  const auto kept_and_best = [&](const std::string& out, const std::vector<std::string>& more) {
+    std::vector<std::string> flags = runs.flags(out, more);
+    flags.emplace_back("--keep-best");
+    expect_success(run_program(flags));
+    double least = 1e9;
+    int64_t at = 0;
+    std::istringstream lines(read_file(runs.path(out + "/metrics.jsonl")));
+    for (std::string line; std::getline(lines, line);) {
+      const auto event = nlohmann::json::parse(line);
+      if (event["event"] != "eval" || event["whole"] || event["bits_per_byte"] >= least) continue;
+      least = event["bits_per_byte"];
+      at = event["step"];
+    }
+    const auto kept = nlohmann::json::parse(read_file(runs.path(out + "/best/trainer_state.json")));
+    return std::pair<int64_t, int64_t>{kept["step"], at};
+  };
+  const auto [kept, best] = kept_and_best(
       "best", {"--steps", "60", "--eval-every", "6", "--lr", "0.05", "--min-lr", "0.05"});
-  best.emplace_back("--keep-best");
-  expect_success(run_program(best));
-  double least = 1e9;
-  int64_t at = 0;
-  std::istringstream lines(read_file(runs.path("best/metrics.jsonl")));
-  for (std::string line; std::getline(lines, line);) {
-    const auto event = nlohmann::json::parse(line);
-    if (event["event"] != "eval" || event["whole"] || event["bits_per_byte"] >= least) continue;
-    least = event["bits_per_byte"];
-    at = event["step"];
+  EXPECT_EQ(kept, best);
+  const auto [last, best_of_all] = kept_and_best("last", {"--steps", "30", "--eval-every", "13"});
+  EXPECT_EQ(last, 30);
+  EXPECT_EQ(best_of_all, 30);
+  EXPECT_EQ(read_file(runs.path("last/best/model.safetensors")),
+            read_file(runs.path("last/checkpoint/model.safetensors")));
+}
+
+// What a kill left of a checkpoint that was being kept has a name that no later one has.
+TEST(Train, RestsOfCheckpointsAreRemoved) {
+  const SmallRuns runs;
+  expect_success(
+      run_program(runs.flags("run", {"--steps", "8", "--stop-at", "4", "--keep-last", "1"})));
+  const std::vector<std::string> rests = {"run/checkpoints/.step-000000003.minke-new",
+                                          "run/.best.minke-new", "run/.tokens.minke-old"};
+  for (const std::string& rest : rests) fs::copy(runs.path("run/checkpoint"), runs.path(rest));
+  expect_success(run_program({"train", "--resume", runs.path("run"), "--no-report"}));
+  for (const std::string& rest : rests) EXPECT_FALSE(fs::exists(runs.path(rest))) << rest;
+}
+
+// While the tokenizer is learned; and while the held-out text is read at the end.
+TEST(Train, AnInterruptIsHeardBeforeTheFirstStepAndAfterTheLast) {
+  const SmallRuns runs;
+  fs::create_directories(runs.path("large"));
+  runs.write("large/a.txt", small_text(3, 400'000));
+  {
+    Program program(runs.flags("run", {"--steps", "2", "--data", runs.path("large")}));
+    ASSERT_NO_FATAL_FAILURE(wait_until([&] { return fs::exists(runs.path("run/.lock")); }));
+    program.send(SIGINT);
+    const Said said = program.wait();
+    EXPECT_EQ(said.exit_code, 130);
+    EXPECT_THAT(said.err, HasSubstr("minke: interrupted"));
   }
-  EXPECT_EQ(nlohmann::json::parse(read_file(runs.path("best/best/trainer_state.json")))["step"],
-            at);
+  runs.write("long.txt", small_text(4, 100'000));
+  Program program(runs.flags("end", {"--steps", "2", "--valid", runs.path("long.txt")}));
+  ASSERT_NO_FATAL_FAILURE(wait_until([&] {
+    const fs::path metrics = runs.path("end/metrics.jsonl");
+    return fs::exists(metrics) && read_file(metrics).find("\"save\"") != std::string::npos;
+  }));
+  program.send(SIGINT);
+  const Said said = program.wait();
+  expect_success(said);
+  EXPECT_THAT(said.err, HasSubstr("minke train --resume"));
+  EXPECT_EQ(read_file(runs.path("end/metrics.jsonl")).find(R"("whole":true)"), std::string::npos);
 }
 
 }  // namespace

@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <csignal>
+#include <set>
 #include <string>
 #include <thread>
 #include <vector>
@@ -149,6 +150,21 @@ TEST(AtomicFolder, LeavesAloneWhatStandsBesideIt) {
   recover_folder(folder / "model");
   EXPECT_THAT(names_in(folder.path()),
               testing::UnorderedElementsAre(".model.old", ".model.new", "model", "model.old"));
+}
+
+TEST(AtomicFolder, RestsOfAllThatIsInAFolderAreRecovered) {
+  const TemporaryFolder folder;
+  for (const char* name : {"a", ".a.minke-new", ".gone.minke-new", ".b.minke-old", ".minke-new",
+                           ".other", "c.minke-old"}) {
+    fs::create_directory(folder / name);
+  }
+  recover_folders_in(folder.path());
+  std::set<std::string> left;
+  for (const auto& entry : fs::directory_iterator(folder.path())) {
+    left.insert(entry.path().filename().string());
+  }
+  EXPECT_EQ(left, (std::set<std::string>{"a", "b", ".minke-new", ".other", "c.minke-old"}));
+  recover_folders_in(folder / "none");
 }
 
 TEST(FullDisk, LosesNothingAndSaysSo) {

@@ -9,6 +9,7 @@
 #include "text/bpe_trainer.h"
 #include "train/data_corpus.h"
 #include "train/data_stream.h"
+#include "train/held_out.h"
 #include "train/tokenizer.h"
 
 namespace minke::train {
@@ -90,7 +91,7 @@ TEST(Conversation, FlagsComeWithTheirTokens) {
 )");
   const auto files = find_sources({(folder / "a.jsonl").string()}, folder.path());
   for (int i = 0; i < 2; ++i) {
-    const TokenStore store = tokenise(files, "text", 0, encoder_of(tokenizer()), folder / "tokens");
+    const TokenStore store = tokenise(Corpus(files), encoder_of(tokenizer()), folder / "tokens");
     EXPECT_EQ(store.reused(), i == 1);
     ASSERT_EQ(store.documents(), 3);
     EXPECT_TRUE(store.has_conversations());
@@ -115,6 +116,49 @@ TEST(Conversation, FlagsComeWithTheirTokens) {
     }
     EXPECT_GT(unlearned, 0);
   }
+}
+
+// The same from a store and from files; of conversations what is learned has bytes, and control
+// tokens have none.
+TEST(Conversation, HeldOutTextCountsWhatTheAssistantSays) {
+  const TemporaryFolder folder;
+  const std::string talk =
+      R"({"messages": [{"role": "user", "content": "Name?"}, {"role": "assistant", "content": "Anne."}]})"
+      "\n";
+  const std::string text = R"({"text": "is Anne"})"
+                           "\n";
+  const auto read = [&](const std::string& lines, const std::string& expected, int64_t bytes) {
+    write_text(folder / "a.jsonl", lines);
+    const std::vector<SourceFile> files = {source_file(folder / "a.jsonl")};
+    const Encoder encoder = encoder_of(tokenizer());
+    const TokenStore store = tokenise(Corpus(files), encoder, folder / "tokens");
+    for (const HeldOut& held :
+         {held_out(files, "text", encoder), held_out(store, std::vector<int64_t>{0, 1}, encoder)}) {
+      EXPECT_EQ(shown(held.tokens, held.learned), expected);
+      EXPECT_EQ(held.bytes, bytes);
+    }
+  };
+  const std::string one = fmt::format("{}Name?{}[Anne.{}]", kUser, kAssistant, kEnd);
+  read(talk + talk, kBegin + one + kBegin + one, 10);
+  read(talk + text, kBegin + fmt::format("{}Name?{}[Anne.{}is Anne]", kUser, kAssistant, kEnd), 12);
+  read(text + talk, fmt::format("{}[is Anne]{}{}", kBegin, kBegin, one), 12);
+  read(text + text, fmt::format("[{}is Anneis Anne]", kBegin), 14);
+}
+
+// In a million lines nobody else finds it.
+TEST(Conversation, OneThatCannotBeEncodedIsNamed) {
+  const TemporaryFolder folder;
+  write_text(
+      folder / "a.jsonl",
+      R"({"messages": [{"role": "user", "content": "Name?"}, {"role": "assistant", "content": "Anne."}]}
+{"messages": [{"role": "user", "content": "Name?"}]}
+)");
+  const std::vector<SourceFile> files = {source_file(folder / "a.jsonl")};
+  const Encoder encoder = encoder_of(tokenizer());
+  const std::string path = (folder / "a.jsonl").string();
+  EXPECT_THAT([&] { tokenise(Corpus(files), encoder, folder / "tokens"); },
+              error_with(path, "line 2", "assistant"));
+  EXPECT_THAT([&] { held_out(files, "text", encoder); }, error_with(path, "line 2", "assistant"));
 }
 
 TEST(Conversation, ATargetThatIsNotToBePredictedDoesNotCount) {

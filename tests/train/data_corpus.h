@@ -22,7 +22,7 @@ inline Encoder byte_encoder(const std::string& hash = "bytes") {
             for (const char c : text) tokens.push_back(static_cast<unsigned char>(c));
             return tokens;
           },
-          hash, kBos, kEos};
+          hash, kBos, kEos, [](int32_t token) { return token < 256 ? 1 : 0; }};
 }
 
 inline void write_text(const fs::path& path, std::string_view text) {

@@ -152,18 +152,26 @@ TEST_F(SourceTest, ALineIsADocument) {
   EXPECT_EQ(texts_of(put("a.jsonl.gz", gzip(lines))), expected);
 }
 
+TEST_F(SourceTest, LinesWithoutTextArePassedOverAndCounted) {
+  put("a.jsonl", "{\"text\":\"a\"}\n\n{\"text\":\"\"}\r\n{\"text\":\"b\"}\n \n");
+  EXPECT_THAT(texts_of(at("a.jsonl")), ElementsAre("a", "b"));
+  const PassedOver passed_over =
+      read_documents(source_file(at("a.jsonl")), "text", [](Document&&) {});
+  EXPECT_EQ(passed_over.lines, 3);
+  EXPECT_EQ(passed_over.first, at("a.jsonl") + ": line 2");
+}
+
 TEST_F(SourceTest, BadLinesAreNamed) {
   const auto fault = [&](std::string_view lines, const auto&... parts) {
     put("a.jsonl", lines);
     EXPECT_THAT([&] { texts_of(at("a.jsonl")); }, error_with(at("a.jsonl"), parts...)) << lines;
   };
   fault("", "empty");
-  fault("{\"text\":\"a\"}\n\n{\"text\":\"b\"}\n", "line 2", "empty");
+  fault("\n\r\n{\"text\":\"\"}\n", "empty");
   fault("{\"text\":\"a\"}\n{\"text\":", "line 2", "not valid JSON");
   fault("{\"text\":\"a\"}\n[]\n", "line 2", "expected an object", "got []");
   fault("{\"body\":\"a\"}\n", "line 1", "\"text\"");
   fault("{\"text\":1}\n", "line 1", "\"text\"");
-  fault("{\"text\":\"\"}\n", "line 1", "empty");
   fault("{\"text\":\"a\"}\n{\"text\":\"\xff\"}\n", "line 2", "not UTF-8 at byte 9");
   fault("{\"text\":\"\\ud800\"}\n", "line 1", "not valid JSON");
 }

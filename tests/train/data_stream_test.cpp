@@ -34,11 +34,14 @@ class StreamTest : public testing::Test {
                             std::iota(tokens.begin(), tokens.end(), 1000 * ++documents);
                             return tokens;
                           },
-                          "places", kBos, kEos};
+                          "places",
+                          kBos,
+                          kEos,
+                          {}};
     const int threads = thread_count();
     set_thread_count(1);
     store_ = std::make_unique<TokenStore>(
-        tokenise({source_file(folder_ / "a.jsonl")}, "text", 0, encoder, folder_ / "tokens"));
+        tokenise(Corpus({source_file(folder_ / "a.jsonl")}), encoder, folder_ / "tokens"));
     set_thread_count(threads);
   }
   TokenStream stream(uint64_t seed = 1, std::vector<int64_t> documents = {}) {

@@ -11,6 +11,7 @@
 #include "base/small_disk.h"
 #include "base/thread_pool.h"
 #include "train/data_corpus.h"
+#include "train/held_out.h"
 
 namespace minke::train {
 namespace {
@@ -26,8 +27,8 @@ class DataTest : public testing::Test {
   std::vector<SourceFile> files(const std::string& name = "text") {
     return find_sources({(folder_ / name).string()}, folder_ / "keep");
   }
-  TokenStore store(const Encoder& encoder = byte_encoder(), double tail = 0) {
-    return tokenise(files(), "text", tail, encoder, folder_ / "out/tokens");
+  TokenStore store(const Encoder& encoder = byte_encoder(), double held_out = 0) {
+    return tokenise(Corpus(files(), "text", held_out, 1), encoder, folder_ / "out/tokens");
   }
   static std::vector<std::string> texts(const TokenStore& store) {
     std::vector<std::string> out;
@@ -160,8 +161,8 @@ TEST_F(DataTest, AFullOrReadOnlyDiskIsAnErrorAndLeavesNothing) {
   SmallDisk disk(64 << 10);
   if (!disk.mounted()) GTEST_SKIP() << disk.why_not();
   write_text(folder_ / "text/long.txt", std::string(100000, 'x'));
-  const auto run = [&] { tokenise(files(), "text", 0, byte_encoder(), disk / "tokens"); };
-  EXPECT_THAT(run, error_with("No space left"));
+  const auto run = [&] { tokenise(Corpus(files()), byte_encoder(), disk / "tokens"); };
+  EXPECT_THAT(run, error_with(disk.path().string(), "need about 400"));
   EXPECT_TRUE(fs::is_empty(disk.path()));
   disk.make_read_only();
   EXPECT_THAT(run, error_with(disk.path().string()));
@@ -204,9 +205,8 @@ TEST_F(DataTest, AnOnlyDocumentIsCutAtALineBreak) {
   fs::remove_all(folder_ / "text");
   write_text(folder_ / "text/a.txt", text);
   const TokenStore tokens = store(byte_encoder(), 0.2);
-  EXPECT_TRUE(tokens.tail_was_cut());
   EXPECT_THAT(texts(tokens), ElementsAre("<a line\nanother line\n>", "<the third\nlast\n>"));
-  const Split split = split_documents(tokens, 0.2, 1);
+  const Split split = split_documents(tokens);
   EXPECT_THAT(split.train, ElementsAre(0));
   EXPECT_THAT(split.valid, ElementsAre(1));
   write_text(folder_ / "text/a.txt", std::string(100, 'x'));
@@ -219,21 +219,68 @@ TEST_F(DataTest, HoldsOutWholeDocuments) {
   for (int i = 0; i < 200; ++i) lines += fmt::format("{{\"text\":\"document {:03}\"}}\n", i);
   fs::remove_all(folder_ / "text");
   write_text(folder_ / "text/a.jsonl", lines);
-  const TokenStore tokens = store(byte_encoder(), 0.1);
-  EXPECT_FALSE(tokens.tail_was_cut());
-  const Split split = split_documents(tokens, 0.1, 1);
+  const Split split = split_documents(store(byte_encoder(), 0.1));
   EXPECT_EQ(split.valid.size(), 20U);
   EXPECT_EQ(split.train.size(), 180U);
   std::set<int64_t> all(split.train.begin(), split.train.end());
   all.insert(split.valid.begin(), split.valid.end());
   EXPECT_EQ(all.size(), 200U);
   EXPECT_TRUE(std::is_sorted(split.train.begin(), split.train.end()));
-  EXPECT_EQ(split_documents(tokens, 0.1, 1).valid, split.valid);
-  EXPECT_NE(split_documents(tokens, 0.1, 2).valid, split.valid);
-  // At least one, and never all.
-  EXPECT_EQ(split_documents(tokens, 1e-9, 1).valid.size(), 1U);
-  EXPECT_EQ(split_documents(tokens, 0.9999, 1).train.size(), 1U);
-  EXPECT_TRUE(split_documents(tokens, 0, 1).valid.empty());
+  const TokenStore again = store(byte_encoder(), 0.1);
+  EXPECT_TRUE(again.reused());
+  EXPECT_EQ(split_documents(again).valid, split.valid);
+  EXPECT_TRUE(split_documents(store()).valid.empty());
+}
+
+// A small document beside a large one, and four that are equal: whatever is drawn first.
+TEST_F(DataTest, HoldsOutAboutWhatWasAskedForOfDocumentsOfAnySize) {
+  std::string line;
+  for (int i = 0; i < 12; ++i) line += fmt::format("word {} ", i);
+  const auto lines = [&](size_t bytes) {
+    std::string text;
+    while (text.size() < bytes) text += line + "\n";
+    return text;
+  };
+  for (const std::vector<size_t>& sizes :
+       std::vector<std::vector<size_t>>{{3'000, 110'000}, {30'000, 30'000, 30'000, 30'000}}) {
+    fs::remove_all(folder_ / "text");
+    int64_t total = 0;
+    for (size_t i = 0; i < sizes.size(); ++i) {
+      const std::string text = lines(sizes[i]);
+      total += std::ssize(text);
+      write_text(folder_ / fmt::format("text/{}.txt", i), text);
+    }
+    for (const uint64_t seed : {1, 5, 8, 10}) {
+      const TokenStore tokens =
+          tokenise(Corpus(files(), "text", 0.05, seed), byte_encoder(), folder_ / "out/tokens");
+      int64_t held = 0, all = 0;
+      for (int64_t d = 0; d < tokens.documents(); ++d) {
+        all += tokens.bytes(d);
+        if (tokens.is_held_out(d)) held += tokens.bytes(d);
+      }
+      EXPECT_EQ(all, total);
+      EXPECT_GE(static_cast<double>(held), 0.025 * static_cast<double>(total)) << seed;
+      EXPECT_LE(static_cast<double>(held), 0.1 * static_cast<double>(total)) << seed;
+    }
+  }
+}
+
+TEST(HeldOutChoice, NeverAllAndOneAtLeast) {
+  const std::vector<DocumentSize> small(200, {12, -1});
+  EXPECT_EQ(choose_held_out(small, 1e-9, 1).documents.size(), 1U);
+  EXPECT_EQ(choose_held_out(small, 0.9999, 1).documents.size(), 199U);
+  EXPECT_EQ(choose_held_out(small, 0.1, 1).documents, choose_held_out(small, 0.1, 1).documents);
+  EXPECT_NE(choose_held_out(small, 0.1, 1).documents, choose_held_out(small, 0.1, 2).documents);
+  // None can be cut: the smallest.
+  EXPECT_THAT(
+      choose_held_out(std::vector<DocumentSize>{{90, -1}, {50, -1}, {70, -1}}, 0.05, 1).documents,
+      ElementsAre(1));
+  // The one that can be.
+  const HeldOutChoice cut =
+      choose_held_out(std::vector<DocumentSize>{{90, -1}, {50, 30}, {60, -1}}, 0.05, 1);
+  EXPECT_TRUE(cut.documents.empty());
+  EXPECT_EQ(cut.cut, 1);
+  EXPECT_EQ(cut.tail_bytes, 10);
 }
 
 // Documents are tokenised in parallel, and stay in their order.
@@ -255,10 +302,10 @@ TEST_F(DataTest, HeldOutTextIsOneDocument) {
   EXPECT_EQ(text_of(from_files.tokens), "<firstsecond3");
   EXPECT_EQ(from_files.bytes, 12);
   const TokenStore tokens = store();
-  const HeldOut from_store = held_out(tokens, std::vector<int64_t>{0, 2});
+  const HeldOut from_store = held_out(tokens, std::vector<int64_t>{0, 2}, byte_encoder());
   EXPECT_EQ(text_of(from_store.tokens), "<first3");
   EXPECT_EQ(from_store.bytes, 6);
-  EXPECT_THAT([&] { held_out(tokens, {}); }, error_with("no text is held out"));
+  EXPECT_THAT([&] { held_out(tokens, {}, byte_encoder()); }, error_with("no text is held out"));
 }
 
 }  // namespace

@@ -60,6 +60,38 @@ TEST(Averages, AreTheMeanOfTheWeightsAfterEachStep) {
   }
 }
 
+// A step that is skipped is no update: not of the averages, and not of the moments, whose
+// correction counts updates.
+TEST(Averages, ASkippedStepIsNoUpdate) {
+  Options o = tiny_options();
+  o.ema = 0.999;
+  o.on_spike = "skip";
+  model::Transformer model(tiny_config(), model::Precision::kF32);
+  model.initialize(7);
+  Trainer trainer(model, o, counting_rows);
+  auto& first = *static_cast<float*>([&] {
+    void* at = nullptr;
+    model.for_each_weight([&](model::Weight& w) {
+      if (w.pieces()[0].name == "lm_head.weight") at = w.master().raw();
+    });
+    return at;
+  }());
+  const float good = std::exchange(first, INFINITY);
+  model.prepare(true);
+  EXPECT_FALSE(trainer.step().spike.finite);
+  first = good;
+  model.prepare(true);
+  EXPECT_FALSE(trainer.step().spike.spike);
+  EXPECT_EQ(trainer.position().done, 2);
+  EXPECT_EQ(trainer.position().updates, 1);
+  // After one update they are the weights.
+  const auto weights = all_weights(model);
+  std::vector<std::vector<double>> averages;
+  for (const auto& w : trainer.optimizer().averages().weights) averages.push_back(numbers_of(w));
+  for (const auto& b : trainer.optimizer().averages().biases) averages.push_back(numbers_of(b));
+  EXPECT_EQ(averages, weights);
+}
+
 // A look at the averages leaves no trace, in the weights or in what is computed after it.
 TEST(Averages, InPlaceOfTheWeightsAndBackAgain) {
   Options o = tiny_options();
@@ -105,7 +137,7 @@ std::vector<std::string> decayed(const std::vector<std::string>& no_decay) {
   model.prepare(true);
   Optimizer optimizer(model, o);
   const auto before = all_weights(model);
-  optimizer.step({.step = 1, .learning_rate = 0.1});
+  optimizer.step({.update = 1, .learning_rate = 0.1});
   const auto after = all_weights(model);
   std::vector<std::string> out;
   size_t i = 0;

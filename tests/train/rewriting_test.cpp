@@ -198,7 +198,7 @@ TEST(Rewriting, RowsOfAStream) {
       R"({"messages": [{"role": "user", "content": "Who?\n"}, {"role": "assistant", "content": "Anne.\n"}]})"
       "\n";
   write_text(folder / "a.jsonl", lines);
-  const TokenStore store = tokenise({source_file(folder / "a.jsonl")}, "text", 0,
+  const TokenStore store = tokenise(Corpus({source_file(folder / "a.jsonl")}),
                                     encoder_of(tokenizer()), folder / "tokens");
   std::vector<int64_t> documents(static_cast<size_t>(store.documents()));
   std::iota(documents.begin(), documents.end(), 0);

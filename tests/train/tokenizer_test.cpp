@@ -16,7 +16,7 @@ class LearnTokenizerTest : public testing::Test {
     return {source_file(folder_ / name)};
   }
   static std::string hash(const std::vector<SourceFile>& files, uint64_t most_bytes) {
-    return learn_tokenizer(files, "text", 300, most_bytes).hash();
+    return learn_tokenizer(Corpus(files), 300, most_bytes).hash();
   }
 
  private:
@@ -43,6 +43,18 @@ TEST_F(LearnTokenizerTest, LearnsFromAnEvenSampleOfWhatIsTooLarge) {
   EXPECT_EQ(hash({files[0], files[0]}, 3999), of_fourth);
   // A document is never cut.
   EXPECT_EQ(hash(files, 1), hash(lines_of("1.jsonl", {all[0]}), 4000));
+}
+
+TEST_F(LearnTokenizerTest, WhatIsHeldOutHasNoPartInIt) {
+  std::vector<std::string> all, learned;
+  for (int i = 0; i < 40; ++i) all.push_back(fmt::format("{0} house {0} of letter {0}", 97 * i));
+  const Corpus corpus(lines_of("all.jsonl", all), "text", 0.3, 1);
+  corpus.read([&](Document&& document, bool held_out) {
+    if (!held_out) learned.push_back(document.text);
+  });
+  ASSERT_LT(learned.size(), all.size());
+  EXPECT_EQ(learn_tokenizer(corpus, 300).hash(), hash(lines_of("learned.jsonl", learned), 1 << 20));
+  EXPECT_NE(learn_tokenizer(corpus, 300).hash(), hash(corpus.files(), 1 << 20));
 }
 
 }  // namespace
