@@ -1,4 +1,5 @@
-// The way from a call to kernels: which kernel of a table, and how many rows to a chunk.
+// The way from a call to kernels: which kernel of a table, how many rows to a chunk, and whether
+// what it writes is kept in the caches.
 #pragma once
 
 #include <algorithm>
@@ -21,6 +22,15 @@ inline int64_t rows_per_chunk(int64_t cols) {
 
 inline bool same_shape(const Matrix& a, const Matrix& b) {
   return a.rows == b.rows && a.cols == b.cols;
+}
+
+// Whether rows are written past the caches, which is a third less work for the memory: no cache
+// would hold them until they are read. Their rows begin at cache lines.
+inline bool is_streamed(const Matrix& y) {
+  constexpr int64_t kBytes = int64_t{16} << 20, kLine = 64;
+  const auto width = static_cast<int64_t>(size_of(y.dtype));
+  return y.rows * y.cols * width >= kBytes && y.stride * width % kLine == 0 &&
+         reinterpret_cast<uintptr_t>(y.data) % kLine == 0;
 }
 
 // Whether `x` holds a number a row in FP32.

@@ -47,6 +47,7 @@ void swiglu(const Matrix& h_TF, const Matrix& gate_up, const Tensor& weight_T) {
   kernels::SwigluRows in{};
   in.gate_up = gate_up;
   in.weight = numbers(weight_T, h_TF.rows);
+  in.streams = is_streamed(h_TF);
   const auto run = kernel_table()->swiglu[format_index(h_TF.dtype)][format_index(gate_up.dtype)];
   parallel_for(h_TF.rows, rows_per_chunk(h_TF.cols),
                [&](int64_t begin, int64_t end) { run(h_TF, in, begin, end); });
@@ -66,6 +67,9 @@ void swiglu_backward(const Matrix& d_gate_up, const Tensor& dweight_T, const Mat
   in.h = h_TF;
   in.dh = dh_TF;
   in.dweight = const_cast<float*>(numbers(dweight_T, dh_TF.rows));
+  const int64_t F = dh_TF.cols;
+  in.streams = is_streamed(d_gate_up.columns(0, F)) && is_streamed(d_gate_up.columns(F, F)) &&
+               (h_TF.empty() || is_streamed(h_TF));
   const auto run =
       kernel_table()->swiglu_backward[format_index(d_gate_up.dtype)][format_index(dh_TF.dtype)]
                                      [format_index(gate_up.dtype)];

@@ -18,7 +18,8 @@ void rms_norm(const Matrix& y_TD, const Tensor& rstd_T, const Matrix& x_TD, cons
                              .rstd = rstd_T.empty() ? nullptr : rstd_T.data<float>(),
                              .w = w_D.data<float>(),
                              .eps = eps,
-                             .accumulate = false};
+                             .accumulate = false,
+                             .streams = is_streamed(y_TD)};
   const auto run = MINKE_KERNELS(kernels::NormKernels, norm_kernels)
                        ->forward[format_index(y_TD.dtype)][format_index(x_TD.dtype)];
   parallel_for(T, rows_per_chunk(D),
@@ -38,7 +39,8 @@ void rms_norm_backward(const Matrix& dx_TD, bool accumulate, const Tensor& dw_D,
                              .rstd = rstd_T.data<float>(),
                              .w = w_D.data<float>(),
                              .eps = 0,
-                             .accumulate = accumulate};
+                             .accumulate = accumulate,
+                             .streams = !accumulate && is_streamed(dx_TD)};
   const auto run = MINKE_KERNELS(kernels::NormKernels, norm_kernels)
                        ->backward[format_index(dx_TD.dtype)][format_index(dy_TD.dtype)]
                                  [format_index(x_TD.dtype)];

@@ -15,15 +15,6 @@ void check_indices(std::span<const int32_t> indices, int64_t limit) {
   for (const int32_t i : indices) MINKE_CHECK(i >= 0 && i < limit, "{} of {}", i, limit);
 }
 
-// Whether rows are written past the caches, which is a third less work for the memory: no cache
-// would hold them until they are read. Their rows begin at cache lines.
-bool is_streamed(const Matrix& y) {
-  constexpr int64_t kBytes = int64_t{16} << 20, kLine = 64;
-  const auto width = static_cast<int64_t>(size_of(y.dtype));
-  return y.rows * y.cols * width >= kBytes && y.stride * width % kLine == 0 &&
-         reinterpret_cast<uintptr_t>(y.data) % kLine == 0;
-}
-
 }  // namespace
 
 void sort_by_expert(std::span<int64_t> offsets, const Tensor& token_R, const Tensor& row_TK,
@@ -70,7 +61,8 @@ void gather_rows(const Matrix& y_RD, const Matrix& x_TD, const Tensor& token_R) 
 
 void combine_rows(const Matrix& y_TD, bool accumulate, const Matrix& x_RD, const Tensor& row_TK) {
   const Profiled profiled("combine_rows");
-  MINKE_CHECK(row_TK.rank() == 2 && row_TK.dim(0) == y_TD.rows && y_TD.cols == x_RD.cols);
+  MINKE_CHECK(row_TK.rank() == 2 && row_TK.dim(0) == y_TD.rows && row_TK.dim(1) >= 1);
+  MINKE_CHECK(y_TD.cols == x_RD.cols);
   MINKE_CHECK(!accumulate || y_TD.dtype == DType::kF32);
   check_indices(row_TK.span<int32_t>(), x_RD.rows);
   const int64_t choices = row_TK.dim(1);

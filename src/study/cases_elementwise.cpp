@@ -91,7 +91,9 @@ class SwigluBackwardRun final : public OpRun {
       for (int64_t i = 0; i < F; ++i) {
         const double gate = x[t * 2 * F + i], up = std::abs(x[t * 2 * F + F + i]);
         const double d = std::abs(dh[t * F + i]), s = ref::sigmoid(gate);
-        // slope = s q, q = 1 + g (1 - s): 1 - s is off by 6 u s + u (1 - s).
+        // slope = s + a (1 - s) = s q, q = 1 + g (1 - s). What a and s are divided by is off by 5
+        // u, which q is multiplied by; each quotient by its own u, and 1 - s by 6 u s + u (1 - s).
+        // The u of s itself is at most u (q + g (1 - s)).
         const double g = std::abs(gate), q = std::abs(1 + gate * (1 - s));
         const double slope = s * (g * (kSigmoid * s + 3 * (1 - s)) + (kSigmoid + 6) * q) * kU;
         const int64_t at = t * 2 * F + i;

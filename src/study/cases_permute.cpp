@@ -259,7 +259,8 @@ void add_all(OpCases& cases, const Size& size, bool bench) {
 }  // namespace
 
 void add_permute_cases(OpCases& cases) {
-  std::vector<Size> sizes{{0, 2, 3, 5}, {300, 3, 7, 67}, {40, 8, 64, 1111}, {3, 2, 4, 129, 5}};
+  std::vector<Size> sizes{
+      {0, 2, 3, 5}, {300, 3, 7, 67}, {40, 8, 64, 1111}, {3, 2, 4, 129, 5}, {5, 5, 7, 4500, 1}};
   for (int64_t D = 1; D <= 40; ++D) {
     sizes.push_back({.T = 5, .K = 1 + D % 3, .E = 3, .D = D, .padding = D % 3});
   }

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <bit>
 #include <cstring>
 
 #include "ops/isa_test_fixture.h"
@@ -48,6 +49,29 @@ TEST_P(Permute, CombinesMoreThanACacheHoldsAsItDoesLess) {
       const size_t bytes = kCols * size_of(format);
       ASSERT_EQ(std::memcmp(y.rows(r, 1).raw(), apart.rows(r, 1).raw(), bytes), 0) << r;
     }
+  }
+}
+
+// Blocks of numbers that BF16 holds as normal ones, of such and zeros, of either and a subnormal,
+// of subnormals: each is rounded to nearest even.
+TEST_P(Permute, RoundsSubnormalsAmongOthers) {
+  constexpr int64_t kNumbers = 300;
+  const OwnedTensor x(DType::kF32, {kNumbers, kNumbers}), y(DType::kBF16, {kNumbers, kNumbers});
+  const OwnedTensor row(DType::kI32, {kNumbers, 1});
+  for (int64_t r = 0; r < kNumbers; ++r) {
+    row.data<int32_t>()[r] = static_cast<int32_t>(r);
+    for (int64_t i = 0; i < kNumbers; ++i) {
+      const auto bits = static_cast<uint32_t>(r * kNumbers + i + 1) * 2654435761U;
+      const bool zero = r % 4 == 1 && i % 3 == 0, subnormal = r % 4 == 3 || (r % 4 == 2 && i == r);
+      x.rows(r, 1).data<float>()[i] =
+          zero        ? 0.0F
+          : subnormal ? std::bit_cast<float>(bits & 0x807fffffU)
+                      : std::bit_cast<float>((bits & 0x807fffffU) | 0x3f800000U);
+    }
+  }
+  combine_rows(y, false, x, row);
+  for (int64_t i = 0; i < x.count(); ++i) {
+    ASSERT_EQ(y.data<bf16>()[i].bits, bf16(x.data<float>()[i]).bits) << i;
   }
 }
 

@@ -9,13 +9,18 @@ namespace {
 template <typename Moment, typename Kept>
 void descend(float* w, const Moment* m, const Moment* v, Kept* keep_m, Kept* keep_v, const float* g,
              const AdamWFactors& f, int64_t count) {
-  for_each_vector(count, [&](int64_t i, int n) {
-    const Vec gradient = load_n(g + i, n) * splat(f.gradient_scale);
-    const Vec first = splat(f.beta1) * load_n(m + i, n) + splat(f.one_minus_beta1) * gradient;
-    const Vec second =
+  constexpr int64_t kAhead = 512;
+  for_each_in_step(count, [&](int64_t i, auto n) {
+    prefetch_n(g + i + kAhead, n);
+    prefetch_n(m + i + kAhead, n);
+    prefetch_n(v + i + kAhead, n);
+    prefetch_n(w + i + kAhead, n);
+    const auto gradient = load_n(g + i, n) * splat(f.gradient_scale);
+    const auto first = splat(f.beta1) * load_n(m + i, n) + splat(f.one_minus_beta1) * gradient;
+    const auto second =
         splat(f.beta2) * load_n(v + i, n) + splat(f.one_minus_beta2) * gradient * gradient;
-    const Vec weight = load_n(w + i, n);
-    const Vec descent =
+    const auto weight = load_n(w + i, n);
+    const auto descent =
         first * splat(f.m_correction) / (sqrt(second * splat(f.v_correction)) + splat(f.eps));
     store_n(keep_m + i, first, n);
     store_n(keep_v + i, second, n);

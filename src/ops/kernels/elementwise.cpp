@@ -5,8 +5,9 @@
 namespace minke::ops::kernels::MINKE_TARGET {
 namespace {
 
-template <typename H, typename X>
-void swiglu(const Matrix& h_TF, const SwigluRows& in, int64_t begin, int64_t end) {
+template <bool kStream, typename H, typename X>
+[[gnu::flatten]] void swiglu_rows(const Matrix& h_TF, const SwigluRows& in, int64_t begin,
+                                  int64_t end) {
   const int64_t F = h_TF.cols;
   for (int64_t t = begin; t < end; ++t) {
     const X* gate = row_of<X>(in.gate_up, t);
@@ -17,15 +18,23 @@ void swiglu(const Matrix& h_TF, const SwigluRows& in, int64_t begin, int64_t end
       prefetch_n(gate + in.gate_up.stride + i, n);
       prefetch_n(up + in.gate_up.stride + i, n);
       const auto g = load_n(gate + i, n);
-      store_n(h + i, g / (splat(1.0F) + exp(zero() - g)) * (load_n(up + i, n) * weight), n);
+      const auto a = g / (splat(1.0F) + exp<-1>(g));
+      write_n<kStream>(h + i, a * (load_n(up + i, n) * weight), n);
     });
   }
+  if (kStream) end_streams();
 }
 
-// With s = sigmoid(g), a = g s: da/dg = s (1 + g (1 - s)).
+template <typename H, typename X>
+void swiglu(const Matrix& h, const SwigluRows& in, int64_t begin, int64_t end) {
+  in.streams ? swiglu_rows<true, H, X>(h, in, begin, end)
+             : swiglu_rows<false, H, X>(h, in, begin, end);
+}
+
+// With s = sigmoid(g), a = g s: da/dg = s + a (1 - s).
 // kAgain: the output is wanted, too, to the last bit as swiglu makes it.
-template <bool kAgain, typename DX, typename DH, typename X>
-void swiglu_backward_rows(const SwigluRows& in, int64_t begin, int64_t end) {
+template <bool kAgain, bool kStream, typename DX, typename DH, typename X>
+[[gnu::flatten]] void swiglu_backward_rows(const SwigluRows& in, int64_t begin, int64_t end) {
   const int64_t F = in.dh.cols;
   for (int64_t t = begin; t < end; ++t) {
     const X* gate = row_of<X>(in.gate_up, t);
@@ -40,24 +49,29 @@ void swiglu_backward_rows(const SwigluRows& in, int64_t begin, int64_t end) {
       prefetch_n(gate + in.gate_up.stride + i, n);
       prefetch_n(up + in.gate_up.stride + i, n);
       prefetch_n(dh + in.dh.stride + i, n);
-      const auto g = load_n(gate + i, n), below = one + exp(zero() - g), s = one / below, a = g * s;
-      if constexpr (kAgain) store_n(h + i, g / below * (load_n(up + i, n) * weight), n);
-      const auto slope = s * fma(g, one - s, one) * weight;
+      const auto g = load_n(gate + i, n), below = one + exp<-1>(g), s = one / below, a = g / below;
+      if constexpr (kAgain) write_n<kStream>(h + i, a * (load_n(up + i, n) * weight), n);
+      const auto slope = fma(a, one - s, s) * weight;
       // Read no sooner than needed: registers are few.
       const auto d = load_n(dh + i, n);
-      store_n(d_up + i, d * (a * weight), n);
+      write_n<kStream>(d_up + i, d * (a * weight), n);
       const auto du = d * load_n(up + i, n);
-      store_n(d_gate + i, du * slope, n);
+      write_n<kStream>(d_gate + i, du * slope, n);
       return du * a;
     });
     if (in.dweight != nullptr) in.dweight[t] = dweight;
   }
+  if (kStream) end_streams();
 }
 
 template <typename DX, typename DH, typename X>
 void swiglu_backward(const SwigluRows& in, int64_t begin, int64_t end) {
-  in.h.data != nullptr ? swiglu_backward_rows<true, DX, DH, X>(in, begin, end)
-                       : swiglu_backward_rows<false, DX, DH, X>(in, begin, end);
+  const bool again = in.h.data != nullptr;
+  const auto run = again ? (in.streams ? swiglu_backward_rows<true, true, DX, DH, X>
+                                       : swiglu_backward_rows<true, false, DX, DH, X>)
+                         : (in.streams ? swiglu_backward_rows<false, true, DX, DH, X>
+                                       : swiglu_backward_rows<false, false, DX, DH, X>);
+  run(in, begin, end);
 }
 
 template <typename To, typename From>

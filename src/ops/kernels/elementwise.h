@@ -12,6 +12,7 @@ struct SwigluRows {
   Matrix d_gate_up, dh;  // backward
   float* dweight;        // backward, may be null
   Matrix h;              // backward: the output again, of gate_up's format; may be empty
+  bool streams;          // what is written, whose rows begin at cache lines, goes past the caches
 };
 
 struct ElementwiseKernels {

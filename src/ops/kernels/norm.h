@@ -12,6 +12,7 @@ struct NormRows {
   const float* w;
   float eps;        // forward
   bool accumulate;  // backward: dx +=
+  bool streams;     // what is written, whose rows begin at cache lines, goes past the caches
 };
 
 struct NormKernels {

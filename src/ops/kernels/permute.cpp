@@ -45,38 +45,46 @@ void gather(const Matrix& y_RD, bool streams, const Matrix& x_TD, const int32_t*
 
 enum class Write : uint8_t { kStore, kStream, kAdd };
 
-// Two vectors at a time: one cache line or two.
+// Sums of so many numbers wait in the first cache, beside two rows that are added and two that are
+// asked for: memory serves few rows at once better than many.
+constexpr int64_t kPiece = 2048;
+
+// The first rows begin the sums, the last ones' go to y.
+template <Write kWrite, int kRows, typename Y, typename X>
+[[gnu::flatten]] void add_rows(Y* y, float* sums, bool first, bool last, const X* const* x,
+                               const X* const* ahead, int64_t count) {
+  for_each_in_step(count, [&](int64_t i, auto n) {
+    decltype(load_n(sums, n)) sum = zero();
+    if (!first) sum = load_n(sums + i, n);
+    for (int k = 0; k < kRows; ++k) {
+      prefetch_n(ahead[k] + i, n);
+      sum = sum + load_n(x[k] + i, n);
+    }
+    if (!last) return store_n(sums + i, sum, n);
+    if constexpr (kWrite == Write::kAdd) sum = load_n(y + i, n) + sum;
+    write_n<kWrite == Write::kStream>(y + i, sum, n);
+  });
+}
+
 template <Write kWrite, typename Y, typename X>
 void combine_row(Y* y, const Matrix& x_RD, const int32_t* rows, const int32_t* next,
                  int64_t choices, int64_t D) {
-  const auto put = [&](int64_t i, int n, const Vec& sum) {
-    if (kWrite == Write::kAdd) {
-      store_n(y + i, load_n(y + i, n) + sum, n);
-    } else if (kWrite == Write::kStream && n == kLanes) {
-      stream(y + i, sum);
-    } else {
-      store_n(y + i, sum, n);
+  float sums[kPiece];
+  for (int64_t begin = 0; begin < D; begin += kPiece) {
+    const bool ends = D - begin <= kPiece;
+    const auto row_ahead = [&](int64_t k) {
+      if (k < choices) return row_of<X>(x_RD, rows[k]) + begin;
+      k %= 2;
+      return ends ? row_of<X>(x_RD, next[k]) : row_of<X>(x_RD, rows[k]) + begin + kPiece;
+    };
+    for (int64_t k = 0; k < choices; k += 2) {
+      const bool pair = k + 1 < choices;
+      const X* const x[] = {row_of<X>(x_RD, rows[k]) + begin,
+                            row_of<X>(x_RD, rows[pair ? k + 1 : k]) + begin};
+      const X* const ahead[] = {row_ahead(k + 2), pair ? row_ahead(k + 3) : nullptr};
+      const auto add = pair ? add_rows<kWrite, 2, Y, X> : add_rows<kWrite, 1, Y, X>;
+      add(y + begin, sums, k == 0, k + 2 >= choices, x, ahead, ends ? D - begin : kPiece);
     }
-  };
-  int64_t i = 0;
-  for (; i + 2 * kLanes <= D; i += 2 * kLanes) {
-    Vec low = zero(), high = zero();
-    for (int64_t k = 0; k < choices; ++k) {
-      const X* x = row_of<X>(x_RD, rows[k]) + i;
-      const X* ahead = row_of<X>(x_RD, next[k]) + i;
-      prefetch(ahead);
-      if constexpr (2 * kLanes * sizeof(X) > kLineBytes) prefetch(ahead + kLanes);
-      low = low + load(x);
-      high = high + load(x + kLanes);
-    }
-    put(i, kLanes, low);
-    put(i + kLanes, kLanes, high);
-  }
-  for (; i < D; i += kLanes) {
-    const int n = D - i < kLanes ? static_cast<int>(D - i) : kLanes;
-    Vec sum = zero();
-    for (int64_t k = 0; k < choices; ++k) sum = sum + load_n(row_of<X>(x_RD, rows[k]) + i, n);
-    put(i, n, sum);
   }
 }
 

@@ -248,6 +248,9 @@ inline Wide max(const Wide& a, const Wide& b) {
 inline Wide min(const Wide& a, const Wide& b) {
   return in_step([&](int j) { return min(a.part[j], b.part[j]); });
 }
+inline Wide sqrt(const Wide& a) {
+  return in_step([&](int j) { return sqrt(a.part[j]); });
+}
 inline Wide round(const Wide& a) {
   return in_step([&](int j) { return round(a.part[j]); });
 }
@@ -257,41 +260,59 @@ inline Wide scale_by_power(const Wide& a, const Wide& n) {
 inline void store(float* p, const Wide& a) {
   for (int j = 0; j < Wide::kVectors; ++j) store(p + j * kLanes, a.part[j]);
 }
-#if defined(MINKE_TARGET_avx512)
-[[gnu::always_inline]] inline void store(bf16* p, const Wide& a) {
-  constexpr int kSubnormal = 0x20;
-  __mmask16 subnormal = 0;
-  for (int j = 0; j < Wide::kVectors; j += 2) {
-    const Vec low = a.part[j], high = a.part[j + 1];
-    _mm512_storeu_si512(p + j * kLanes,
-                        reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(high.v, low.v)));
-    subnormal |= _mm512_fpclass_ps_mask(low.v, kSubnormal);
-    subnormal |= _mm512_fpclass_ps_mask(high.v, kSubnormal);
-  }
-  if (__builtin_expect(subnormal == 0, 1)) return;
-  for (int j = 0; j < Wide::kVectors; ++j) store(p + j * kLanes, a.part[j]);
+inline void stream(float* p, const Wide& a) {
+  for (int j = 0; j < Wide::kVectors; ++j) stream(p + j * kLanes, a.part[j]);
 }
+#if defined(MINKE_TARGET_avx512)
+// VCVTNE2PS2BF16 makes zeros of subnormals. Zeros are few: where there are none, nothing was lost.
+template <bool kStream>
+[[gnu::always_inline]] inline void write(bf16* p, const Wide& a) {
+  constexpr int kPairs = Wide::kVectors / 2;
+  __m512i codes[kPairs];
+  __mmask32 zeros = 0;
+  for (int j = 0; j < kPairs; ++j) {
+    codes[j] = reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(a.part[2 * j + 1].v, a.part[2 * j].v));
+    zeros |= _mm512_testn_epi16_mask(codes[j], _mm512_set1_epi16(0x7fff));
+  }
+  if (__builtin_expect(zeros != 0, 0)) {
+    for (int j = 0; j < kPairs; ++j) {
+      codes[j] = _mm512_inserti64x4(_mm512_castsi256_si512(to_bf16(a.part[2 * j])),
+                                    to_bf16(a.part[2 * j + 1]), 1);
+    }
+  }
+  for (int j = 0; j < kPairs; ++j) {
+    auto* line = reinterpret_cast<__m512i*>(p + j * 2 * kLanes);
+    kStream ? _mm512_stream_si512(line, codes[j]) : _mm512_storeu_si512(line, codes[j]);
+  }
+}
+inline void store(bf16* p, const Wide& a) { write<false>(p, a); }
+inline void stream(bf16* p, const Wide& a) { write<true>(p, a); }
 #else
 inline void store(bf16* p, const Wide& a) {
   for (int j = 0; j < Wide::kVectors; ++j) store(p + j * kLanes, a.part[j]);
 }
+inline void stream(bf16* p, const Wide& a) {
+  for (int j = 0; j < Wide::kVectors; ++j) stream(p + j * kLanes, a.part[j]);
+}
 #endif
 
-// e^a, within 2 units in the last place for a in [-87, 88]; saturates to 0 and infinity outside;
-// NaN stays NaN (max and min return their second argument where one is NaN).
+// e^(kSign a), within 2 units in the last place for kSign a in [-87, 88]; saturates to 0 and
+// infinity outside; NaN stays NaN (max and min return their second argument where one is NaN).
 // Cody-Waite reduction by ln 2 and a polynomial on [-ln2/2, ln2/2] that interpolates e^r at the
-// Chebyshev nodes: its relative error is below 2.1e-8, a third of a rounding.
-template <typename V>
+// Chebyshev nodes: its relative error is below 2.1e-8, a third of a rounding. The sign is the
+// constants', which costs nothing; r is then -r, and every rounding the same.
+template <int kSign = 1, typename V>
 [[gnu::always_inline]] inline V exp(const V& a) {
-  const V clamped = max(splat(-104.0F), min(splat(88.9F), a));
-  const V n = round(clamped * splat(1.44269504F));
-  V r = fma(n, splat(-0.693145752F), clamped);
-  r = fma(n, splat(-1.42860677e-6F), r);
-  V p = fma(splat(1.39411609e-3F), r, splat(8.37516785e-3F));
+  constexpr float kLeast = kSign > 0 ? -104.0F : -88.9F, kMost = kSign > 0 ? 88.9F : 104.0F;
+  const V clamped = max(splat(kLeast), min(splat(kMost), a));
+  const V n = round(clamped * splat(kSign * 1.44269504F));
+  V r = fma(n, splat(kSign * -0.693145752F), clamped);
+  r = fma(n, splat(kSign * -1.42860677e-6F), r);
+  V p = fma(splat(1.39411609e-3F), r, splat(kSign * 8.37516785e-3F));
   p = fma(p, r, splat(4.16663513e-2F));
-  p = fma(p, r, splat(1.66664153e-1F));
+  p = fma(p, r, splat(kSign * 1.66664153e-1F));
   p = fma(p, r, splat(0.5F));
-  p = fma(p, r, splat(1.0F));
+  p = fma(p, r, splat(kSign * 1.0F));
   p = fma(p, r, splat(1.0F));
   return scale_by_power(p, n);
 }
@@ -299,11 +320,11 @@ template <typename V>
 // 1 / (1 + e^-a)
 template <typename V>
 [[gnu::always_inline]] inline V sigmoid(const V& a) {
-  return splat(1.0F) / (splat(1.0F) + exp(zero() - a));
+  return splat(1.0F) / (splat(1.0F) + exp<-1>(a));
 }
 
 // How many numbers a body works on: `InStep` for a Wide of them, an int for a vector or a part of
-// one. load_n, store_n and keep_n take it.
+// one. load_n, store_n, stream_n and keep_n take it.
 struct InStep {
   static constexpr int kNumbers = Wide::kVectors * kLanes;
 };
@@ -326,6 +347,19 @@ inline Wide load_n(const T* p, InStep) {
 template <typename T>
 inline void store_n(T* p, const Wide& a, InStep) {
   store(p, a);
+}
+// Past the caches, but for what is less than a vector.
+template <typename T>
+inline void stream_n(T* p, Vec a, int n) {
+  n == kLanes ? stream(p, a) : store_n(p, a, n);
+}
+template <typename T>
+inline void stream_n(T* p, const Wide& a, InStep) {
+  stream(p, a);
+}
+template <bool kStream, typename T, typename V, typename N>
+inline void write_n(T* p, const V& a, N n) {
+  kStream ? stream_n(p, a, n) : store_n(p, a, n);
 }
 // The first n lanes, the others zero.
 inline Vec keep_n(Vec a, int n) { return n == kLanes ? a : first_lanes(n, a, zero()); }
