@@ -69,7 +69,7 @@ template <Write kWrite, int kRows, typename Y, typename X>
 template <Write kWrite, typename Y, typename X>
 void combine_row(Y* y, const Matrix& x_RD, const int32_t* rows, const int32_t* next,
                  int64_t choices, int64_t D) {
-  float sums[kPiece];
+  alignas(kLineBytes) float sums[kPiece];
   for (int64_t begin = 0; begin < D; begin += kPiece) {
     const bool ends = D - begin <= kPiece;
     const auto row_ahead = [&](int64_t k) {
