@@ -5,6 +5,7 @@
 namespace minke::ops::kernels::MINKE_TARGET {
 namespace {
 
+// The second pass over a row, which lies in the first cache, asks the memory for the next row.
 template <bool kStream, typename Y, typename X>
 void forward_rows(const Matrix& y_TD, const NormRows& in, int64_t begin, int64_t end) {
   const int64_t D = y_TD.cols;
@@ -19,6 +20,7 @@ void forward_rows(const Matrix& y_TD, const NormRows& in, int64_t begin, int64_t
     if (in.rstd != nullptr) in.rstd[t] = rstd;
     const Vec r = splat(rstd);
     for_each_in_step(D, [&](int64_t i, auto n) {
+      prefetch_n(x + in.x.stride + i, n);
       write_n<kStream>(y + i, load_n(x + i, n) * r * load_n(in.w + i, n), n);
     });
   }
