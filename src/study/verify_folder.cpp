@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <map>
+#include <set>
 
 #include "base/error.h"
 #include "base/json.h"
@@ -21,6 +22,23 @@ std::vector<int32_t> read_tokens(const SafetensorsFile& file, const std::string&
                                  const Shape& shape) {
   const auto numbers = file.tensor(name, DType::kI32, shape).span<int32_t>();
   return {numbers.begin(), numbers.end()};
+}
+
+// The engine takes a run of equal numbers for a document; an oracle that compares numbers sees more
+// in one that begins again.
+void check_documents(const ReferenceBatch& batch, const std::string& where) {
+  for (int64_t b = 0; b < batch.sequences; ++b) {
+    std::set<int32_t> begun;
+    for (int64_t i = 0; i < batch.positions; ++i) {
+      const int64_t at = b * batch.positions + i;
+      const int32_t document = batch.documents[at];
+      if (i > 0 && document == batch.documents[at - 1]) continue;
+      if (!begun.insert(document).second) {
+        fail("{}: documents: {} begins again in sequence {}, expected one run of tokens", where,
+             document, b);
+      }
+    }
+  }
 }
 
 void read_batch(GoldenFolder& folder, const SafetensorsFile& file) {
@@ -50,6 +68,7 @@ void read_batch(GoldenFolder& folder, const SafetensorsFile& file) {
   }
   if (file.contains("documents")) {
     batch.documents = read_tokens(file, "documents", tokens.shape());
+    check_documents(batch, where);
   }
 }
 

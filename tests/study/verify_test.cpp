@@ -341,6 +341,23 @@ TEST_F(Written, WhatIsMissingIsNotComparedAndSaid) {
   }
 }
 
+TEST_F(Written, ADocumentThatBeginsAgainIsAnError) {
+  write(golden("v3") / "config.json");
+  const checkpoint::SafetensorsFile all(path() / "golden.safetensors");
+  const Shape shape = all.tensor("documents").shape();
+  const OwnedTensor documents(DType::kI32, shape);
+  for (const int64_t i : {int64_t{0}, shape[1] - 1}) documents[1].data<int32_t>()[i] = 3;
+  checkpoint::SafetensorsWriter writer(path() / "other",
+                                       {all.stored("tokens"), all.stored("documents")});
+  for (const auto& spec : writer.order()) {
+    writer.write(spec.name == "tokens" ? all.tensor("tokens") : Tensor(documents));
+  }
+  writer.finish();
+  fs::rename(path() / "other", path() / "golden.safetensors");
+  EXPECT_THAT([&] { read_golden_folder(path()); },
+              Throws<Error>(Property(&Error::what, HasSubstr("3 begins again in sequence 1"))));
+}
+
 TEST_F(Written, FaultsAreErrors) {
   const auto expect_fault = [&](const fs::path& model,
                                 const std::function<void(WriteOptions&)>& edit,
