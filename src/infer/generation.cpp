@@ -152,17 +152,20 @@ int64_t Generator::keep_common(std::span<const int32_t> prompt) {
   return length;
 }
 
-void Generator::step(std::span<const int32_t> tokens, int64_t logit_rows) {
+Tensor Generator::step(std::span<const int32_t> tokens, int64_t logit_rows) {
   const auto count = static_cast<int64_t>(tokens.size());
+  const int64_t states =
+      drafter_ || options_.unread_rows ? count : std::max<int64_t>(logit_rows, 1);
   const Arena::Scope saved(saved_), scratch(scratch_);
-  const Tensor hidden_MD = hidden_MD_.rows(0, count);
-  model_.decode(hidden_MD, tokens, cache_.next_rows(count), pass());
+  const Tensor hidden_AD = hidden_MD_.rows(0, states);
+  model_.decode(hidden_AD, tokens, cache_.next_rows(count), pass());
   cache_.advance(count);
   cached_.insert(cached_.end(), tokens.begin(), tokens.end());
   if (logit_rows > 0) {
-    model_.logits(logits_MV_.rows(0, logit_rows), hidden_MD.rows(count - logit_rows, logit_rows),
+    model_.logits(logits_MV_.rows(0, logit_rows), hidden_AD.rows(states - logit_rows, logit_rows),
                   pass());
   }
+  return hidden_AD;
 }
 
 // False when it was stopped.
@@ -174,9 +177,9 @@ bool Generator::prefill(Text& text, const ShouldStop& should_stop) {
     if (should_stop()) return false;
     const int64_t rows = std::min(options_.prefill_rows, length - at);
     const std::span<const int32_t> prompt = text.tokens;
-    step(prompt.subspan(static_cast<size_t>(at), static_cast<size_t>(rows)),
-         at + rows == length ? 1 : 0);
-    if (drafter_) drafter_->see(prompt, hidden_MD_.rows(0, rows), read_now, pass());
+    const Tensor states = step(prompt.subspan(static_cast<size_t>(at), static_cast<size_t>(rows)),
+                               at + rows == length ? 1 : 0);
+    if (drafter_) drafter_->see(prompt, states, read_now, pass());
     at += rows;
     text.out.prefill += rows;
     text.out.prefill_seconds = seconds_since(start);
@@ -233,14 +236,14 @@ void Generator::decode_step(Text& text) {
   if (width > 0) text.drafts = drafter_->draft(text.tokens, width, text.draft_sampler, pass());
   std::vector<int32_t> rows = {text.tokens.back()};
   rows.insert(rows.end(), text.drafts.begin(), text.drafts.end());
-  step(rows, width + 1);
+  const Tensor states = step(rows, width + 1);
   const auto before = std::ssize(text.out.tokens);
   const int64_t stood = draw(text, width + 1) - 1;
 
   const int64_t kept = cache_.length() - (width - stood);
   cache_.truncate(kept);
   cached_.resize(static_cast<size_t>(kept));
-  if (drafter_) drafter_->see(text.tokens, hidden_MD_.rows(0, stood + 1), false, pass());
+  if (drafter_) drafter_->see(text.tokens, states.rows(0, stood + 1), false, pass());
   width_.record(width, stood, seconds_since(start));
   Generation& out = text.out;
   ++out.steps;

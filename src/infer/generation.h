@@ -58,6 +58,9 @@ class Generator {
     int64_t context = 0;        // tokens of prompt and answer together; 0: the model's most
     int64_t prefill_rows = 64;  // tokens of the prompt computed at once
     int64_t draft = 0;  // tokens drafted a step, up to DraftWidth::kMost; kAutoDraft: as pays
+    // Of a prompt, computes rows of the last layer that nobody reads, too: what is measured then is
+    // what every other layer does.
+    bool unread_rows = false;
   };
   static constexpr int64_t kAutoDraft = -1;
   // The model must be prepared (Transformer::prepare and prepare_decode) and outlive this.
@@ -89,8 +92,9 @@ class Generator {
   // Draws the tokens of the first rows of logits, up to the first that is not as drafted: how many
   // rows counted.
   int64_t draw(Text& text, int64_t rows);
-  // Computes `tokens` into the cache, and the logits of the last `logit_rows`.
-  void step(std::span<const int32_t> tokens, int64_t logit_rows);
+  // Computes `tokens` into the cache, and the logits of the last `logit_rows`. Returns the states
+  // of the last rows: all where someone reads them.
+  Tensor step(std::span<const int32_t> tokens, int64_t logit_rows);
   model::Pass pass() { return model_.pass(saved_, scratch_); }
 
   model::Transformer& model_;

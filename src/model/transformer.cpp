@@ -374,23 +374,26 @@ void Transformer::reserve_tables(std::span<const CacheRow> rows) {
   tables_.reserve(last + int64_t{1});
 }
 
-void Transformer::decode(const Tensor& hidden_MD, std::span<const int32_t> tokens,
+void Transformer::decode(const Tensor& hidden_AD, std::span<const int32_t> tokens,
                          std::span<const CacheRow> rows, const DecodeRoutes& routes,
                          const Pass& pass) {
   reserve_tables(rows);
+  const auto M = static_cast<int64_t>(rows.size());
+  const int64_t A = hidden_AD.dim(0);
+  MINKE_CHECK(A >= 1 && A <= M, "{} states of {} rows", A, M);
   const Arena::Scope scope(pass.scratch);
-  const Tensor x =
-      pass.scratch.make(DType::kF32, {static_cast<int64_t>(rows.size()), config_.hidden_size});
+  const Tensor x = pass.scratch.make(DType::kF32, {M, config_.hidden_size});
   ops::embedding(x, embedding_.pieces()[0].value, tokens);
   const auto at = [](std::span<const Tensor> of, size_t n) {
     return of.empty() ? Tensor{} : of[n];
   };
   for (size_t n = 0; n < blocks_.size(); ++n) {
-    blocks_[n].decode(x, x.dim(0), rows, tables_, at(routes.forced, n), at(routes.chosen, n), pass);
+    blocks_[n].decode(x, n + 1 < blocks_.size() ? M : A, rows, tables_, at(routes.forced, n),
+                      at(routes.chosen, n), pass);
   }
-  const Tensor rounded = pass.scratch.make(pass.activation(), x.shape());
-  ops::convert(rounded, x);
-  norm_.forward(hidden_MD, rounded);
+  const Tensor rounded = pass.scratch.make(pass.activation(), hidden_AD.shape());
+  ops::convert(rounded, x.rows(M - A, A));
+  norm_.forward(hidden_AD, rounded);
 }
 
 void Transformer::decode_mtp(const Tensor& hidden_AD, const Tensor& state_MD,

@@ -123,23 +123,25 @@ class Transformer {
 
   // logits_MV FP32 of hidden_MD (activation type).
   void logits(const Tensor& logits_MV, const Tensor& hidden_MD, const Pass& pass) const;
-  // Experts of a decode, by layer of the trunk: I32 [M, K], ascending in a row; empty tensors, or
-  // none at all, where the router chooses and nobody asks.
+  // Experts of a decode, by layer of the trunk: I32 [M, K] (of the last layer [A, K]), ascending in
+  // a row; empty tensors, or none at all, where the router chooses and nobody asks.
   struct DecodeRoutes {
     std::span<const Tensor> forced;  // to use instead of choosing
     std::span<const Tensor> chosen;  // to be told what was used
   };
-  // The trunk on rows of caches; hidden_MD of the activation type, normed for the head.
-  void decode(const Tensor& hidden_MD, std::span<const int32_t> tokens,
+  // The trunk on M rows of caches; hidden_AD, of the activation type, normed for the head, are the
+  // last ones' states, as many as anyone asks for: in the last layer those before only leave their
+  // latents.
+  void decode(const Tensor& hidden_AD, std::span<const int32_t> tokens,
               std::span<const CacheRow> rows, const DecodeRoutes& routes, const Pass& pass);
-  void decode(const Tensor& hidden_MD, std::span<const int32_t> tokens,
+  void decode(const Tensor& hidden_AD, std::span<const int32_t> tokens,
               std::span<const CacheRow> rows, const Pass& pass) {
-    decode(hidden_MD, tokens, rows, DecodeRoutes(), pass);
+    decode(hidden_AD, tokens, rows, DecodeRoutes(), pass);
   }
   bool has_mtp() const { return !mtp_.empty(); }
   // The first MTP module on rows of caches: from the state of a token and the token after it, the
   // state whose logits are of the token after both. The module's latents are its own layer's of the
-  // caches. hidden_AD, the last rows' states, and state_MD: as decode()'s hidden_MD; they may be
+  // caches. hidden_AD, the last rows' states, and state_MD: as decode()'s hidden_AD; they may be
   // the same. Rows before hidden_AD's only leave their latents.
   void decode_mtp(const Tensor& hidden_AD, const Tensor& state_MD, std::span<const int32_t> tokens,
                   std::span<const CacheRow> rows, const Pass& pass);

@@ -40,6 +40,8 @@ DecodeBench bench_decode(infer::LoadedModel& loaded, int64_t prompt, int64_t tex
   infer::Generator::Options how;
   how.context = prompt + text;
   how.prefill_rows = prefill_rows;
+  infer::Generator reader(*loaded.model, how);
+  how.unread_rows = true;
   infer::Generator generator(*loaded.model, how);
 
   const model::Parameters active = model::count_parameters(config).active;
@@ -67,19 +69,20 @@ DecodeBench bench_decode(infer::LoadedModel& loaded, int64_t prompt, int64_t tex
     }
     return tokens;
   };
-  const auto generate = [&](const std::vector<int32_t>& tokens, int64_t length) {
+  const auto generate = [&](infer::Generator& by, const std::vector<int32_t>& tokens,
+                            int64_t length) {
     infer::Sampling greedy;
     greedy.temperature = 0;
-    return generator.generate(
+    return by.generate(
         tokens, greedy, length, [](int32_t) {}, [] { return false; });
   };
 
-  std::vector<double> prefill, prefill_shares, decode, decode_shares, reads, peaks;
+  std::vector<double> prefill, read_prefill, prefill_shares, decode, decode_shares, reads, peaks;
   for (int burst = 0; burst <= kBursts; ++burst) {
     stop_if_interrupted();
     const std::vector<int32_t> tokens = random_tokens(burst);
     const double peak = peak_flops(limit), read = read_bandwidth(bytes);
-    const infer::Generation g = generate(tokens, text);
+    const infer::Generation g = generate(generator, tokens, text);
     if (burst == 0) continue;  // faults pages
     peaks.push_back((peak + peak_flops(limit)) / 2);
     reads.push_back((read + read_bandwidth(bytes)) / 2);
@@ -87,8 +90,10 @@ DecodeBench bench_decode(infer::LoadedModel& loaded, int64_t prompt, int64_t tex
     prefill_shares.push_back(g.prefill_rate() * flops / peaks.back());
     decode.push_back(g.decode_rate());
     decode_shares.push_back(g.decode_rate() * out.token_bytes / reads.back());
+    read_prefill.push_back(generate(reader, tokens, 1).prefill_rate());
   }
   out.prefill_rate = median(prefill);
+  out.read_prefill_rate = median(read_prefill);
   out.prefill_flops = out.prefill_rate * flops;
   out.prefill_peak = median(peaks);
   out.prefill_share = median(prefill_shares);
@@ -99,8 +104,8 @@ DecodeBench bench_decode(infer::LoadedModel& loaded, int64_t prompt, int64_t tex
   // A second text of the same prompt computes nothing but rows alone: the prompt's last, and its
   // own.
   const std::vector<int32_t> tokens = random_tokens(kBursts + 1);
-  out.prefill_ops = profiled(1, [&] { generate(tokens, 1); });
-  out.decode_ops = profiled(static_cast<double>(text), [&] { generate(tokens, text); });
+  out.prefill_ops = profiled(1, [&] { generate(generator, tokens, 1); });
+  out.decode_ops = profiled(static_cast<double>(text), [&] { generate(generator, tokens, text); });
   return out;
 }
 

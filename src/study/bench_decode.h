@@ -11,9 +11,12 @@ namespace minke::study {
 
 struct DecodeBench {
   int64_t prompt = 0, text = 0;  // tokens of a burst
-  double prefill_rate = 0;       // tokens/s, the median
-  double prefill_flops = 0;      // FLOP/s: 2 for each active parameter without embedding and head
-  double prefill_peak = 0;       // FLOP/s of multiply-adds
+  // Tokens/s, the median: of all rows in every layer, which is what an inner layer does, so a
+  // model's first layers measure the model; and without those of the last layer that nobody reads,
+  // which is what a text takes.
+  double prefill_rate = 0, read_prefill_rate = 0;
+  double prefill_flops = 0;  // FLOP/s: 2 for each active parameter without embedding and head
+  double prefill_peak = 0;   // FLOP/s of multiply-adds
   double prefill_share = 0;
   double decode_rate = 0;   // tokens/s, the median
   double token_bytes = 0;   // read for a token: active weights as prepared, and the latent cache

@@ -49,9 +49,10 @@ std::vector<float> forward_logits(model::Transformer& model, std::span<const int
   return logits;
 }
 
-// Every position's logits by decode, `rows` rows at a time.
+// Every position's logits by decode, `rows` rows at a time; of each time's last `asked` rows alone,
+// where that is fewer, and zero of the others.
 std::vector<float> decode_logits(model::Transformer& model, std::span<const int32_t> tokens,
-                                 int64_t rows) {
+                                 int64_t rows, int64_t asked = 64) {
   Arena saved(size_t{1} << 28), scratch(size_t{1} << 28);
   const model::Pass pass{model.precision(), saved, scratch};
   const auto& config = model.config();
@@ -60,12 +61,14 @@ std::vector<float> decode_logits(model::Transformer& model, std::span<const int3
   std::vector<float> logits(static_cast<size_t>(count * config.vocab_size));
   for (int64_t at = 0; at < count; at += rows) {
     const int64_t now = std::min(rows, count - at);
-    const OwnedTensor hidden(pass.activation(), {now, config.hidden_size});
+    const int64_t states = std::min(asked, now);
+    const OwnedTensor hidden(pass.activation(), {states, config.hidden_size});
     model.decode(hidden, tokens.subspan(static_cast<size_t>(at), static_cast<size_t>(now)),
                  cache.next_rows(now), pass);
     cache.advance(now);
-    model.logits(Tensor(logits.data() + at * config.vocab_size, {now, config.vocab_size}), hidden,
-                 pass);
+    model.logits(Tensor(logits.data() + (at + now - states) * config.vocab_size,
+                        {states, config.vocab_size}),
+                 hidden, pass);
   }
   return logits;
 }
@@ -112,6 +115,25 @@ TEST(Decode, RowsDoNotDependOnTheirNumber) {
     const std::vector<float> one = decode_logits(*model, tokens, 1);
     for (int64_t rows = 2; rows <= 8; ++rows) {
       EXPECT_EQ(decode_logits(*model, tokens, rows), one) << rows << " rows";
+    }
+  }
+}
+
+// What the last layer leaves out nobody reads, neither now nor in a later pass.
+TEST(Decode, StatesThatAreAskedForAreTheSame) {
+  for (const Precision precision : {Precision::kF32, Precision::kBF16}) {
+    const auto model = tiny_model(precision);
+    const std::vector<int32_t> tokens = random_tokens(41);
+    const std::vector<float> one = decode_logits(*model, tokens, 1);
+    constexpr int64_t kRows = 8;
+    for (const int64_t asked : {1, 3}) {
+      const std::vector<float> got = decode_logits(*model, tokens, kRows, asked);
+      const size_t width = one.size() / tokens.size();
+      for (size_t i = 0; i < one.size(); ++i) {
+        const auto row = static_cast<int64_t>(i / width);
+        const int64_t end = std::min((row / kRows + 1) * kRows, std::ssize(tokens));
+        ASSERT_EQ(got[i], end - row <= asked ? one[i] : 0) << "row " << row << " of " << asked;
+      }
     }
   }
 }
