@@ -194,14 +194,14 @@ TEST(TrainSlow, KilledAtFiftyRandomMomentsItIsTheSameRun) {
   std::vector<std::string> recipe = kWholeRecipe;
   recipe.insert(recipe.end(), {"--steps", "400"});
   auto first = recipe;
-  first.insert(first.end(), {"--stop-at", "1"});
+  first.insert(first.end(), {"--stop-at", "2", "--save-every", "1", "--keep-last", "2"});
   expect_success(run_program(runs.flags("run", first)));
   Rng rng(11);
   int killed = 0;
   for (int i = 0; i < 50; ++i) {
     Program program({"train", "--resume", runs.path("run"), "--save-every", "1", "--keep-last", "2",
                      "--stop-at", "395"});
-    std::this_thread::sleep_for(std::chrono::microseconds(rng.below(200'000)));
+    std::this_thread::sleep_for(std::chrono::microseconds(rng.below(400'000)));
     program.send(SIGKILL);
     killed += program.wait().exit_code == 128 + SIGKILL ? 1 : 0;
   }
