@@ -66,9 +66,25 @@ template <Write kWrite, int kRows, typename Y, typename X>
   });
 }
 
+// Short rows: all at once, since two of them are read before memory answers for the next.
+template <Write kWrite, typename Y, typename X>
+void combine_short_row(Y* y, const Matrix& x_RD, const int32_t* rows, const int32_t* next,
+                       int64_t choices, int64_t D) {
+  for_each_in_step(D, [&](int64_t i, auto n) {
+    decltype(load_n(y, n)) sum = zero();
+    for (int64_t k = 0; k < choices; ++k) {
+      prefetch_n(row_of<X>(x_RD, next[k]) + i, n);
+      sum = sum + load_n(row_of<X>(x_RD, rows[k]) + i, n);
+    }
+    if constexpr (kWrite == Write::kAdd) sum = load_n(y + i, n) + sum;
+    write_n<kWrite == Write::kStream>(y + i, sum, n);
+  });
+}
+
 template <Write kWrite, typename Y, typename X>
 void combine_row(Y* y, const Matrix& x_RD, const int32_t* rows, const int32_t* next,
                  int64_t choices, int64_t D) {
+  if (D < kPiece) return combine_short_row<kWrite, Y, X>(y, x_RD, rows, next, choices, D);
   alignas(kLineBytes) float sums[kPiece];
   for (int64_t begin = 0; begin < D; begin += kPiece) {
     const bool ends = D - begin <= kPiece;
