@@ -14,7 +14,7 @@ using testing::HasSubstr;
 
 TEST(Bench, AnObjectALineForEveryOpAndNumberOfThreads) {
   const Said said = run_program(
-      {"bench", "kernels", "--quick", "--json", "--only", "rms_norm", "--threads", "2"});
+      {"bench", "kernels", "--quick", "--json", "--only", "rout", "--threads", "2"});
   ASSERT_EQ(said.exit_code, 0) << said.err;
   std::istringstream lines(said.out);
   std::set<std::pair<std::string, int>> seen;
@@ -28,7 +28,7 @@ TEST(Bench, AnObjectALineForEveryOpAndNumberOfThreads) {
     EXPECT_NEAR(share, value / peak, 1e-9 * share);  // of a single burst
   }
   const std::set<std::pair<std::string, int>> expected = {
-      {"rms_norm", 1}, {"rms_norm", 2}, {"rms_norm_backward", 1}, {"rms_norm_backward", 2}};
+      {"route", 1}, {"route", 2}, {"router_backward", 1}, {"router_backward", 2}};
   EXPECT_EQ(seen, expected);
 }
 

@@ -7,7 +7,7 @@
 #include <algorithm>
 
 #include "base/error.h"
-#include "ops/isa.h"
+#include "poorer_isas.h"
 #include "study/verify_write.h"
 
 namespace minke::study {
@@ -75,12 +75,6 @@ std::string golden_name(const testing::TestParamInfo<EveryGolden::ParamType>& pa
   std::string name = std::get<0>(param.param);
   std::ranges::replace(name, '-', '_');
   return name + "_" + std::string(ops::isa_name(std::get<1>(param.param)));
-}
-
-std::vector<ops::Isa> poorer_isas() {
-  auto sets = ops::available_isas();
-  sets.pop_back();
-  return sets;
 }
 
 // Under sanitizers most goldens run on the richest set alone: the others differ in their kernels,
