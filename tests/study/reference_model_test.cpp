@@ -33,35 +33,35 @@ double relative_difference(const std::vector<double>& got, const std::vector<dou
 
 class GoldenCase : public testing::TestWithParam<const char*> {
  protected:
-  GoldenFolder folder = read_golden_folder(fs::path(MINKE_GOLDEN_DIR) / GetParam());
-  ReferenceModel model{folder.config.model, read_weights(*folder.files, folder.config.model)};
+  GoldenFolder folder_ = read_golden_folder(fs::path(MINKE_GOLDEN_DIR) / GetParam());
+  ReferenceModel model_{folder_.config.model, read_weights(*folder_.files, folder_.config.model)};
 };
 
-TEST_P(GoldenCase, LacksNothing) { EXPECT_TRUE(folder.lacks.empty()) << folder.lacks.front(); }
+TEST_P(GoldenCase, LacksNothing) { EXPECT_TRUE(folder_.lacks.empty()) << folder_.lacks.front(); }
 
 TEST_P(GoldenCase, AllNumbersAgree) {
-  const ReferenceResult got = model.run(folder.batch, {});
-  for (const auto& [name, want] : folder.golden.numbers) {
+  const ReferenceResult got = model_.run(folder_.batch, {});
+  for (const auto& [name, want] : folder_.golden.numbers) {
     ASSERT_TRUE(got.numbers.contains(name)) << name;
     const std::vector<double>& numbers = got.numbers.at(name);
     ASSERT_EQ(numbers.size(), want.size()) << name;
     const bool from_json = want.size() == 1;
     EXPECT_LE(relative_difference(numbers, want), from_json ? kSumError : kFileRoundoff) << name;
   }
-  EXPECT_EQ(got.experts, folder.golden.experts);
-  EXPECT_EQ(got.counts, folder.golden.counts);
+  EXPECT_EQ(got.experts, folder_.golden.experts);
+  EXPECT_EQ(got.counts, folder_.golden.counts);
 }
 
 TEST_P(GoldenCase, GreedyTextAgrees) {
-  EXPECT_EQ(model.continue_greedily(folder.prompt, std::ssize(folder.greedy)), folder.greedy);
+  EXPECT_EQ(model_.continue_greedily(folder_.prompt, std::ssize(folder_.greedy)), folder_.greedy);
 }
 
 TEST_P(GoldenCase, AbsorbedAttentionIsTheSameFunction) {
   ReferenceOptions options;
   options.gradients = false;
-  const ReferenceResult expanded = model.run(folder.batch, options);
+  const ReferenceResult expanded = model_.run(folder_.batch, options);
   options.absorbed = true;
-  const ReferenceResult absorbed = model.run(folder.batch, options);
+  const ReferenceResult absorbed = model_.run(folder_.batch, options);
   for (const auto& [name, want] : expanded.numbers) {
     EXPECT_LE(relative_difference(absorbed.numbers.at(name), want), kSumError) << name;
   }
@@ -69,13 +69,13 @@ TEST_P(GoldenCase, AbsorbedAttentionIsTheSameFunction) {
 
 TEST_P(GoldenCase, RoundingChangesEverythingALittle) {
   ReferenceOptions options;
-  options.forced = folder.golden.experts;
-  const ReferenceResult exact = model.run(folder.batch, options);
+  options.forced = folder_.golden.experts;
+  const ReferenceResult exact = model_.run(folder_.batch, options);
   for (const auto& [name, value] : exact.numbers) {
     if (name.ends_with(".fractions")) options.fractions[name] = value;
   }
   options.rounding = {.size = kRoundoffBF16, .seed = 1};
-  const ReferenceResult rounded = model.run(folder.batch, options);
+  const ReferenceResult rounded = model_.run(folder_.batch, options);
   for (const auto& [name, want] : exact.numbers) {
     if (name.ends_with(".fractions") || name.ends_with(".bias_after")) continue;
     const double norm = relative_difference(std::vector<double>(want.size()), want);

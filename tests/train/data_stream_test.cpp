@@ -21,7 +21,7 @@ struct Row {
 // the beginning and end of the encoder.
 class StreamTest : public testing::Test {
  protected:
-  explicit StreamTest(std::vector<int> lengths = {30, 1, 64, 12, 7, 3, 25}) {
+  explicit StreamTest(const std::vector<int>& lengths = {30, 1, 64, 12, 7, 3, 25}) {
     std::string lines;
     for (const int length : lengths) {
       lines += fmt::format("{{\"text\":\"{}\"}}\n", std::string(static_cast<size_t>(length), 'x'));
