@@ -36,7 +36,7 @@ namespace {
 
 using Doubles = std::vector<double>;
 using Ids = std::vector<int32_t>;
-constexpr double kU = kRoundoffF32, kSecondOrder = 1.02;
+constexpr double kU = kRoundoffF32;
 // VDPBF16PS takes subnormal numbers as zero; so many are not in a sum of these cases.
 constexpr double kFloor = 0x1p-110;
 

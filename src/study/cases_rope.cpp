@@ -12,7 +12,6 @@ namespace minke::study {
 namespace {
 
 using Doubles = std::vector<double>;
-constexpr double kSecondOrder = 1.02;
 
 struct RopeSpec {
   int64_t rows, heads, width, offset, half;

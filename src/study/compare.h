@@ -41,6 +41,9 @@ class PaddedMatrix {
 std::vector<double> to_double(const ops::Matrix& x);
 std::vector<double> magnitudes(std::vector<double> x);
 
+// What bounds of the first order in a rounding are multiplied by, for the orders above.
+inline constexpr double kSecondOrder = 1.02;
+
 // The relative error of one rounding to the format.
 double roundoff(DType dtype);
 

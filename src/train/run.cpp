@@ -113,8 +113,9 @@ void Run::check_resources() const {
                            bytes(step_memory(config_.model, least).total()),
                            resumes ? ", which may change when a run goes on" : "");
     }
-    if (!resumes)
+    if (!resumes) {
       advice += "; less with a smaller --micro-batch, --seq or model, or --moments bf16";
+    }
     fail("the run needs {} of memory and {} are free now{}", bytes(memory.total()),
          bytes(free_memory_bytes()), advice);
   }
