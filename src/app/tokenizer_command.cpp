@@ -3,13 +3,13 @@
 #include <fmt/format.h>
 
 #include <charconv>
-#include <chrono>
 #include <iostream>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <sstream>
 
 #include "app/text_options.h"
+#include "base/clock.h"
 #include "base/error.h"
 #include "base/file.h"
 #include "base/json.h"
@@ -49,10 +49,10 @@ void train(const TrainArguments& arguments) {
   if (fs::exists(out) && !fs::is_empty(out)) fail("{}: is not empty", out.string());
   const TemporaryFolder standard_input;
   const auto files = train::find_sources(arguments.data, standard_input.path());
-  const auto start = std::chrono::steady_clock::now();
+  const auto start = Clock::now();
   const text::Tokenizer tokenizer =
       train::learn_tokenizer(train::Corpus(files, arguments.text_field), arguments.vocab);
-  const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
+  const double seconds = seconds_since(start);
   write_folder_atomic(out, [&](const fs::path& into) { tokenizer.save(into); });
   int64_t bytes = 0, tokens = 0;
   for (const train::SourceFile& file : files) {
@@ -62,7 +62,7 @@ void train(const TrainArguments& arguments) {
     });
   }
   fmt::print("{}: {} tokens learned in {}; {:.2f} bytes a token of {}\n", out.string(),
-             tokenizer.vocabulary(), format_duration(seconds.count()),
+             tokenizer.vocabulary(), format_duration(seconds),
              static_cast<double>(bytes) / static_cast<double>(std::max<int64_t>(tokens, 1)),
              format_bytes(static_cast<double>(bytes)));
 }

@@ -1,8 +1,8 @@
 #include "study/bench_decode.h"
 
 #include <algorithm>
-#include <chrono>
 
+#include "base/clock.h"
 #include "base/interrupt.h"
 #include "base/rng.h"
 #include "infer/generation.h"
@@ -19,10 +19,8 @@ constexpr int kBursts = 7;
 template <typename Work>
 DecodeBench::Ops profiled(double steps, Work&& work) {
   start_profile();
-  const auto start = std::chrono::steady_clock::now();
-  work();
-  const std::chrono::duration<double> whole = std::chrono::steady_clock::now() - start;
-  DecodeBench::Ops out{whole.count() / steps, finish_profile()};
+  const double whole = seconds_of(work);
+  DecodeBench::Ops out{whole / steps, finish_profile()};
   for (ProfileEntry& op : out.ops) op.seconds /= steps;
   return out;
 }

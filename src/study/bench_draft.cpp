@@ -1,11 +1,11 @@
 #include "study/bench_draft.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <memory>
 #include <set>
 
+#include "base/clock.h"
 #include "base/error.h"
 #include "infer/generation.h"
 #include "study/decode_bytes.h"
@@ -20,13 +20,6 @@ using infer::Generator;
 
 constexpr int kBursts = 9;
 constexpr int64_t kPlaces = 24;  // of a text, where the parts of a step are timed
-
-template <typename Work>
-double seconds_of(Work&& work) {
-  const auto start = std::chrono::steady_clock::now();
-  work();
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
 
 // Reads a text with trunk and drafter.
 class Reader {

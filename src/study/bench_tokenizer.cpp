@@ -2,7 +2,8 @@
 
 #include <algorithm>
 #include <array>
-#include <chrono>
+
+#include "base/clock.h"
 
 namespace minke::study {
 
@@ -11,10 +12,8 @@ TokenizerBench bench_tokenizer(const text::Tokenizer& tokenizer, std::string_vie
   TokenizerBench out;
   out.bytes = std::ssize(text);
   for (double& rate : rates) {
-    const auto start = std::chrono::steady_clock::now();
-    out.tokens = std::ssize(tokenizer.encode(text));
-    const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
-    rate = static_cast<double>(text.size()) / seconds.count();
+    const double seconds = seconds_of([&] { out.tokens = std::ssize(tokenizer.encode(text)); });
+    rate = static_cast<double>(text.size()) / seconds;
   }
   std::ranges::sort(rates);
   out.bytes_per_second = rates[rates.size() / 2];

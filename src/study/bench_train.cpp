@@ -1,8 +1,8 @@
 #include "study/bench_train.h"
 
 #include <algorithm>
-#include <chrono>
 
+#include "base/clock.h"
 #include "base/error.h"
 #include "base/file.h"
 #include "base/progress.h"
@@ -53,10 +53,7 @@ TrainBench bench_train(const model::ModelConfig& config, train::Options options,
   double before = peak_flops(limit);
   start_profile();
   for (int64_t i = 0; i < steps; ++i) {
-    const auto start = std::chrono::steady_clock::now();
-    out.max_vio = worst_max_vio(trainer.step().routers);
-    seconds.push_back(
-        std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+    seconds.push_back(seconds_of([&] { out.max_vio = worst_max_vio(trainer.step().routers); }));
     const double after = peak_flops(limit);
     peaks.push_back((before + after) / 2);
     shares.push_back(static_cast<double>(out.tokens) * flops_per_token / seconds.back() /

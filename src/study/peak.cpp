@@ -1,8 +1,8 @@
 #include "study/peak.h"
 
 #include <algorithm>
-#include <chrono>
 
+#include "base/clock.h"
 #include "base/error.h"
 #include "ops/peak.h"
 
@@ -13,13 +13,12 @@ namespace {
 // wakes threads and faults pages, does not count.
 template <typename Work>
 double median_rate(Work&& work) {
-  using Clock = std::chrono::steady_clock;
   work();
   std::vector<double> rates(5);
   for (double& rate : rates) {
     const auto start = Clock::now();
     const double done = work();
-    rate = done / std::chrono::duration<double>(Clock::now() - start).count();
+    rate = done / seconds_since(start);
   }
   return median(std::move(rates));
 }

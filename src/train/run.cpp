@@ -78,7 +78,13 @@ Run::Run(RunText text, checkpoint::HfConfig config, Options options, fs::path ou
       stream_(text_.store(), text_.train_documents(), options_.seq,
               options_.seq + 1 + config_.model.num_nextn_predict_layers,
               options_.data_seed > 0 ? options_.data_seed : options_.seed,
-              Rewriting(options_.fim, options_.split_punctuation, text_.tokenizer())) {
+              Rewriting(options_.fim, options_.split_punctuation, text_.tokenizer())),
+      checkpoints_(options_, out_, [this](const Checkpoints::Written& written) {
+        metrics_->write({{"event", "save"},
+                         {"step", written.step},
+                         {"took", written.took},
+                         {"blocked", written.blocked}});
+      }) {
   model_.set_fp8(fp8_recipe_of(options_));
   identity_ = {text_.hash(), text_.tokenizer_hash(), std::string(ops::isa_name())};
 }
@@ -148,9 +154,7 @@ void Run::fix_steps() {
   const double long_enough = std::min(options_.minutes * 60 * kShareOfTiming, kMostSecondsOfTiming);
   while (times.empty() ||
          (!interrupted() && (times.size() < kTimingSteps || seconds_since(begin) < long_enough))) {
-    const auto start = Clock::now();
-    trainer_->step();
-    times.push_back(seconds_since(start));
+    times.push_back(seconds_of([&] { trainer_->step(); }));
   }
   // The median of the later half: early steps touch memory for the first time, and a processor
   // that was idle is slow for some seconds.
@@ -231,6 +235,7 @@ void Run::resume() {
   load_weights(folder);
   make_trainer(options_);
   load_state(folder, model_, *trainer_, identity_);
+  checkpoints_.found(trainer_->done());
   continue_log();
   log::info("resuming after step {} of {}{}", trainer_->done(), options_.steps,
             concluded_ ? ": nothing is left to do" : "");

@@ -15,7 +15,7 @@
 namespace minke::train {
 namespace {
 
-using namespace std::chrono_literals;
+using When = Checkpoints::When;
 
 // Windows of held-out text for a look during training; the whole of it is read at the end.
 constexpr int64_t kWindowsDuringTraining = 64;
@@ -92,7 +92,7 @@ void Run::write_step(const StepReport& r, const std::vector<ProfileEntry>& profi
   metrics_->write(routers_event(r.step, loads_));
   loads_.clear();
   nlohmann::json memory = memory_event(r.step, this->memory(), *trainer_);
-  memory["snapshot"] = saving_.valid() ? snapshot_bytes_ : 0;
+  memory["snapshot"] = checkpoints_.copy_bytes();
   metrics_->write(memory);
 }
 
@@ -145,7 +145,7 @@ void Run::evaluate_now(bool whole, LiveLine& line) {
   line.keep(text);
   if (whole || result.bits_per_byte >= best_) return;
   best_ = result.bits_per_byte;
-  if (options_.keep_best) save(Saving::kMeanwhile, true);
+  if (options_.keep_best) save(When::kMeanwhile, true);
 }
 
 void Run::sample_now(LiveLine& line) {
@@ -176,70 +176,13 @@ void Run::sample_now(LiveLine& line) {
   line.keep(fmt::format("step {}: {}{}", trainer_->done(), options_.sample_prompt, written));
 }
 
-// The step goes on while a thread writes a copy, where memory has room for one.
-void Run::save(Saving how, bool best) {
-  if (saved_at_ == trainer_->done()) {
-    if (!best) return;
-    finish_save();
-    keep_checkpoint(out_ / "checkpoint", out_ / "best");
-    return;
-  }
-  finish_save();
-  const auto start = Clock::now();
-  auto snapshot = std::make_unique<Snapshot>(model_, config_, *trainer_, identity_,
-                                             text_.tokenizer_folder(), carried_);
-  // The copy is not all that is needed while it is there: files are written through memory.
-  if (how == Saving::kMeanwhile && snapshot->bytes() * 5 / 4 > free_memory_bytes()) {
-    how = Saving::kNow;
-    if (!std::exchange(said_no_memory_, true)) {
-      log::info("no memory for a copy of {}: training waits while checkpoints are written",
-                format_bytes(static_cast<double>(snapshot->bytes())));
-    }
-  }
-  if (how == Saving::kMeanwhile) snapshot->keep();
-  snapshot_bytes_ = how == Saving::kMeanwhile ? snapshot->bytes() : 0;
-  saved_at_ = trainer_->done();
-  saving_ = std::async(how == Saving::kMeanwhile ? std::launch::async : std::launch::deferred,
-                       [this, best, step = saved_at_, snapshot = std::move(snapshot)] {
-                         const auto begin = Clock::now();
-                         snapshot->write(out_ / "checkpoint");
-                         keep_earlier(step);
-                         if (best) keep_checkpoint(out_ / "checkpoint", out_ / "best");
-                         return seconds_since(begin);
-                       });
-  save_blocked_ = seconds_since(start);
-  if (how == Saving::kNow) finish_save();
-}
-
-// Waits for the checkpoint that is being written, if one is. Error: it could not be.
-void Run::finish_save() {
-  if (!saving_.valid()) return;
-  const auto start = Clock::now();
-  const double took = saving_.get();
-  metrics_->write({{"event", "save"},
-                   {"step", saved_at_},
-                   {"took", took},
-                   {"blocked", save_blocked_ + seconds_since(start)}});
-}
-
-// The checkpoint itself is the last of those that are kept; it becomes an earlier one by the next.
-// Those of later steps are of a course that the run left, and do not count.
-void Run::keep_earlier(int64_t step) const {
-  if (options_.keep_last == 0 && options_.keep_every == 0) return;
-  const fs::path folder = out_ / "checkpoints";
-  keep_checkpoint(out_ / "checkpoint", folder / fmt::format("step-{:09}", step));
-  std::map<int64_t, fs::path> kept;
-  for (const auto& entry : fs::directory_iterator(folder)) {
-    const std::string name = entry.path().filename().string();
-    if (!name.starts_with("step-")) continue;
-    const int64_t at = std::strtoll(name.c_str() + 5, nullptr, 10);
-    if (at <= step) kept[at] = entry.path();
-  }
-  auto left = std::ssize(kept);
-  for (const auto& [at, path] : kept) {
-    if (left-- <= options_.keep_last + 1) break;
-    if (options_.keep_every == 0 || at % options_.keep_every != 0) fs::remove_all(path);
-  }
+void Run::save(Checkpoints::When when, bool best) {
+  checkpoints_.save(
+      trainer_->done(), when,
+      [this] {
+        return Snapshot(model_, config_, *trainer_, identity_, text_.tokenizer_folder(), carried_);
+      },
+      best);
 }
 
 // Whether training goes on.
@@ -254,7 +197,7 @@ bool Run::meet_spike(const StepReport& r, LiveLine& line) {
   if (options_.on_spike == "skip") {
     goes_on = ++skipped_ < kMostSkipped;
   } else if (options_.on_spike == "rollback") {
-    goes_on = rollbacks_[saved_at_]++ < kMostRollbacks;
+    goes_on = rollbacks_[checkpoints_.step()]++ < kMostRollbacks;
     if (goes_on) roll_back(r);
   }
   metrics_->write(spike_event(r, trainer_->done(), goes_on ? options_.on_spike : "stop"));
@@ -268,7 +211,7 @@ bool Run::meet_spike(const StepReport& r, LiveLine& line) {
 
 // To the checkpoint; the text up to the spike, and that of its step, is passed over.
 void Run::roll_back(const StepReport& r) {
-  finish_save();
+  checkpoints_.finish();
   const int64_t passed = trainer_->position().rows_passed_over;
   load_weights(out_ / "checkpoint");
   load_state(out_ / "checkpoint", model_, *trainer_, identity_);
@@ -300,8 +243,7 @@ RunResult Run::train() {
   peak_ = measured_peak(precision_of(options_));
   started_ = Clock::now();
   LiveLine line;
-  if (fs::exists(out_ / "checkpoint")) saved_at_ = trainer_->done();
-  if (options_.on_spike == "rollback") save(Saving::kMeanwhile);
+  if (options_.on_spike == "rollback") save(When::kMeanwhile);
   double rate = 0;
   const int64_t last =
       options_.stop_at > 0 ? std::min(options_.stop_at, options_.steps) : options_.steps;
@@ -317,7 +259,7 @@ RunResult Run::train() {
     const std::vector<ops::QuantizeCounts> counts =
         counts_fp8 ? ops::finish_quantize_counts() : std::vector<ops::QuantizeCounts>();
     // Written, or not: a full disk should not be learned of at the end.
-    if (saving_.valid() && saving_.wait_for(0s) == std::future_status::ready) finish_save();
+    checkpoints_.look();
     if (report.spike.spike) {
       if (!meet_spike(report, line)) break;
       continue;
@@ -332,13 +274,13 @@ RunResult Run::train() {
     if (due(options_.eval_every, 10, report.step)) evaluate_now(false, line);
     if (due(options_.sample_every, 5, report.step)) sample_now(line);
     const bool keeps = options_.keep_every > 0 && report.step % options_.keep_every == 0;
-    if (keeps || due(options_.save_every, 5, report.step)) save(Saving::kMeanwhile);
+    if (keeps || due(options_.save_every, 5, report.step)) save(When::kMeanwhile);
   }
   // A run that is left before its first step is saved too: it can be gone on with.
   RunResult result{trainer_->done(), trainer_->done() == options_.steps};
-  finish_save();
+  checkpoints_.finish();
   line.show("saving");
-  save(Saving::kNow);
+  save(When::kNow);
   if (!fault_.empty()) {
     line.clear();
     fail("{}", fault_);

@@ -2,19 +2,19 @@
 // is in run.cpp, what happens from a step to the next in run_course.cpp.
 #pragma once
 
-#include <chrono>
-#include <future>
 #include <limits>
 #include <map>
 #include <memory>
 #include <string>
 #include <vector>
 
+#include "base/clock.h"
 #include "base/profile.h"
 #include "base/progress.h"
 #include "checkpoint/model_files.h"
 #include "infer/loaded_model.h"
 #include "model/memory.h"
+#include "train/checkpoints.h"
 #include "train/data_stream.h"
 #include "train/evaluate.h"
 #include "train/metrics.h"
@@ -23,11 +23,6 @@
 #include "train/state.h"
 
 namespace minke::train {
-
-using Clock = std::chrono::steady_clock;
-inline double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
 
 class Run {
  public:
@@ -48,10 +43,7 @@ class Run {
   Evaluation evaluate_weights(bool whole, LiveLine& line);
   void evaluate_now(bool whole, LiveLine& line);
   void sample_now(LiveLine& line);
-  enum class Saving { kMeanwhile, kNow };
-  void save(Saving how, bool best = false);
-  void finish_save();
-  void keep_earlier(int64_t step) const;
+  void save(Checkpoints::When when, bool best = false);
   bool conclude(LiveLine& line);
   bool meet_spike(const StepReport& report, LiveLine& line);
   void roll_back(const StepReport& report);
@@ -82,16 +74,12 @@ class Run {
   double bits_per_byte_ = 0;                               // the last evaluation's
   int64_t clipped_ = 0;                                    // steps
   double best_ = std::numeric_limits<double>::infinity();  // of the evaluations during training
-  int64_t saved_at_ = -1;        // the step of the checkpoint, or of the one to be
-  std::future<double> saving_;   // the seconds that writing it takes
-  double save_blocked_ = 0;      // seconds that training waited for it
-  uint64_t snapshot_bytes_ = 0;  // what it is written from
-  bool said_no_memory_ = false;
-  int64_t skipped_ = 0;                   // steps in a row that were spikes
-  std::map<int64_t, int64_t> rollbacks_;  // to a step: how often
-  std::string fault_;                     // why training ended early
+  int64_t skipped_ = 0;                                    // steps in a row that were spikes
+  std::map<int64_t, int64_t> rollbacks_;                   // to a step: how often
+  std::string fault_;                                      // why training ended early
   bool concluded_ = false;  // the whole held-out text was evaluated, after the last step
   Clock::time_point started_ = Clock::now();
+  Checkpoints checkpoints_;  // the last: it may be writing what the others hold
 };
 
 }  // namespace minke::train

@@ -9,39 +9,12 @@
 #include "base/rng.h"
 #include "checkpoint/model_files.h"
 #include "infer/loaded_model.h"
-#include "train/tiny.h"
+#include "train/trained.h"
 
 namespace minke::train {
 namespace {
 
 using model::Precision;
-
-const RunIdentity kIdentity = {"data", "tokenizer", "isa"};
-
-// After three steps at a gamma that gives the biases bits beyond BF16's.
-struct Trained {
-  checkpoint::HfConfig config;
-  model::Transformer model;
-  Trainer trainer;
-  explicit Trained(int steps, double ema = 0)
-      : model(tiny_config(), Precision::kBF16), trainer(start(model), options(ema), counting_rows) {
-    config.model = tiny_config();
-    for (int i = 0; i < steps; ++i) trainer.step();
-  }
-  static model::Transformer& start(model::Transformer& m) {
-    m.initialize(7);
-    return m;
-  }
-  static Options options(double ema) {
-    Options o = tiny_options();
-    o.ema = ema;
-    o.gamma = 1.0 / 3;
-    return o;
-  }
-  void save(const fs::path& folder) {
-    Snapshot(model, config, trainer, kIdentity, "no tokenizer").write(folder);
-  }
-};
 
 std::vector<uint32_t> bias_bits(model::Transformer& model) {
   std::vector<uint32_t> out;
@@ -128,7 +101,7 @@ TEST(State, ACopyIsWrittenAsItWasWhileTrainingGoesOn) {
                  changed = folder.path() / "changed";
   Trained run(3, 0.9);
   run.save(now);
-  Snapshot copy(run.model, run.config, run.trainer, kIdentity, "no tokenizer");
+  Snapshot copy = run.snapshot();
   copy.keep();
   std::thread writer([&] { copy.write(later); });
   for (int i = 0; i < 3; ++i) run.trainer.step();
