@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
+#include "app/choices.h"
 #include "app/text_options.h"
 #include "base/error.h"
 #include "base/file.h"
@@ -112,7 +113,7 @@ void run_train(const TrainArguments& arguments) {
       });
   line.clear();
   const std::string name = o.model.empty() ? o.size : o.model;
-  const std::string shape = fmt::format("{}x{} {}", o.batch, o.seq, o.precision);
+  const std::string shape = fmt::format("{}x{} {}", o.batch, o.seq, spelling(o.precision));
   double all = 0;
   for (const ProfileEntry& op : result.ops) all += op.seconds;
   const double timed = std::max(all, result.seconds * static_cast<double>(arguments.steps));
@@ -146,7 +147,8 @@ void run_train(const TrainArguments& arguments) {
 }
 
 struct DecodeArguments {
-  std::string model, synthetic, keep, precision = "bf16", text_file;
+  std::string model, synthetic, keep, text_file;
+  model::Precision precision = model::Precision::kBF16;
   IntegerOptions integers;
   int64_t layers = 0, dense = -1;
   int64_t prompt = 256, text = 64, prefill_rows = 64;
@@ -236,8 +238,7 @@ std::vector<int32_t> prompt_tokens(const DecodeArguments& arguments,
 
 void bench_model(const DecodeArguments& arguments, const fs::path& folder,
                  const std::string& name) {
-  const auto precision = model::precision_named(arguments.precision);
-  infer::LoadedModel loaded = infer::load_model(folder, precision);
+  infer::LoadedModel loaded = infer::load_model(folder, arguments.precision);
   const std::vector<int32_t> tokens = prompt_tokens(arguments, loaded);  // or it says why not
   const study::DecodeBench r =
       study::bench_decode(loaded, arguments.prompt, arguments.text, arguments.prefill_rows);
@@ -269,9 +270,9 @@ void bench_model(const DecodeArguments& arguments, const fs::path& folder,
       "prefill of {:4} tokens  {:9.1f} tokens/s  {:5.1f}% of a peak of {:.0f} GFLOP/s\n"
       "  what is read alone    {:9.1f} tokens/s\n"
       "decode of {:5} tokens  {:9.1f} tokens/s  {:5.1f}% of reading at {:.1f} GB/s ({} a token)\n",
-      name, arguments.precision, thread_count(), ops::isa_name(), r.prompt, r.prefill_rate,
-      100 * r.prefill_share, r.prefill_peak / 1e9, r.read_prefill_rate, r.text, r.decode_rate,
-      100 * r.decode_share, r.read / 1e9, format_bytes(r.token_bytes)));
+      name, spelling(arguments.precision), thread_count(), ops::isa_name(), r.prompt,
+      r.prefill_rate, 100 * r.prefill_share, r.prefill_peak / 1e9, r.read_prefill_rate, r.text,
+      r.decode_rate, 100 * r.decode_share, r.read / 1e9, format_bytes(r.token_bytes)));
   print_now("a prompt\n");
   print_ops(r.prefill_ops.ops, r.prefill_ops.seconds);
   print_now("a decoded token\n");
@@ -365,12 +366,8 @@ void add_bench_command(CLI::App& app) {
   train->add_option("--seq", o.seq, "Tokens a sequence")
       ->check(CLI::Range(2, 1 << 20))
       ->capture_default_str();
-  train->add_option("--precision", o.precision, "bf16, fp8 or fp32")
-      ->check(CLI::IsMember({"fp32", "bf16", "fp8"}))
-      ->capture_default_str();
-  train->add_option("--recompute", o.recompute, "none, paper or block")
-      ->check(CLI::IsMember({"none", "paper", "block"}))
-      ->capture_default_str();
+  add_choice(*train, "--precision", o.precision, "What is computed in");
+  add_choice(*train, "--recompute", o.recompute, "What a backward computes again");
   train->add_option("--steps", train_arguments->steps, "Steps that are timed")
       ->check(CLI::Range(1, 1 << 20))
       ->capture_default_str();
@@ -408,9 +405,7 @@ void add_bench_command(CLI::App& app) {
   decode->add_option("--prefill", d->prefill_rows, "Tokens of the prompt computed at once")
       ->check(CLI::Range(1, 4096))
       ->capture_default_str();
-  decode->add_option("--precision", d->precision, "bf16 or fp32")
-      ->check(CLI::IsMember({"fp32", "bf16"}))
-      ->capture_default_str();
+  add_precision(*decode, d->precision);
   decode->add_option("--prompts", d->text_file,
                      "A text whose pieces are the prompts of drafted texts (default: any tokens)");
   decode->add_option("--temperature", d->temperature, "Of drafted texts; 0 is greedy")

@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
+#include "app/choices.h"
 #include "app/text_options.h"
 #include "base/error.h"
 #include "base/file.h"
@@ -41,7 +42,8 @@ Examples:
   minke eval runs/first --data held-out.txt --needle --seq 1024)";
 
 struct Arguments {
-  std::string model, precision = "bf16", text_field = "text", logprobs;
+  model::Precision precision = model::Precision::kBF16;
+  std::string model, text_field = "text", logprobs;
   std::vector<std::string> data;
   int64_t window = 0;
   infer::LoadOptions load;
@@ -143,7 +145,7 @@ void run_needle(const infer::LoadedModel& loaded, model::Precision precision,
 }
 
 void run(const Arguments& arguments) {
-  const auto precision = model::precision_named(arguments.precision);
+  const model::Precision precision = arguments.precision;
   const infer::LoadedModel loaded = infer::load_model(arguments.model, precision, arguments.load);
   const text::Tokenizer tokenizer = text::Tokenizer::load(loaded.folder);
   const train::HeldOut held_out = study::held_out_text(
@@ -185,9 +187,7 @@ void add_eval_command(CLI::App& app) {
           "Tokens of a window (default: the length that a run trained on; of another "
           "folder 4096, or all that the model can read; with --needle: the model's context)")
       ->check(CLI::Range(2, 1 << 20));
-  command->add_option("--precision", arguments->precision, "What is computed in")
-      ->check(CLI::IsMember({"fp32", "bf16"}))
-      ->capture_default_str();
+  add_precision(*command, arguments->precision);
   add_load_options(*command, arguments->load);
   command->add_flag("--needle", arguments->needle,
                     "Whether words that the context holds are found again");

@@ -9,10 +9,10 @@
 namespace minke::app {
 
 void write_activations(const std::string& model, const ActivationsRequest& request) {
-  const auto precision = model::precision_named(request.precision);
-  if (precision == model::Precision::kFp8) fail("--activations: --precision fp32 or bf16");
-  study::TextForward forward(
-      model, precision, request.text == "-" ? read_standard_input() : request.text, request.load);
+  if (request.precision == model::Precision::kFp8) fail("--activations: --precision fp32 or bf16");
+  study::TextForward forward(model, request.precision,
+                             request.text == "-" ? read_standard_input() : request.text,
+                             request.load);
   uint64_t bytes = 0;
   for (const auto& spec : study::write_activations(request.file, forward, request.select)) {
     fmt::print("{:36} {:5} [{}]\n", spec.name, spec.dtype, fmt::join(spec.shape, ", "));

@@ -9,7 +9,8 @@
 namespace minke::app {
 
 struct ActivationsRequest {
-  std::string file, text, precision;
+  std::string file, text;
+  model::Precision precision = model::Precision::kBF16;
   std::vector<std::string> select = {"*"};  // shell patterns
   infer::LoadOptions load;
 };

@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
+#include "app/choices.h"
 #include "app/inspect_activations.h"
 #include "app/inspect_train.h"
 #include "app/text_options.h"
@@ -324,7 +325,8 @@ constexpr const char* kFooter =
   minke inspect runs/first --activations a.safetensors --text "It is a truth" --select 'layers.*.input')";
 
 struct Options {
-  std::string path, precision = "bf16";
+  std::string path;
+  model::Precision precision = model::Precision::kBF16;
   bool json = false, train = false;
   TrainShape shape;
   ActivationsRequest activations;
@@ -382,9 +384,7 @@ void add_inspect_command(CLI::App& app) {
       ->needs(activations)
       ->capture_default_str();
   add_extra_option(*command, wanted.load.extra)->needs(activations);
-  command->add_option("--precision", options->precision, "What is computed in, with either")
-      ->check(CLI::IsMember({"fp32", "bf16", "fp8"}))
-      ->capture_default_str();
+  add_choice(*command, "--precision", options->precision, "What is computed in, with either");
   command->callback([options] {
     options->shape.precision = options->activations.precision = options->precision;
     run(*options);

@@ -13,12 +13,7 @@ namespace {
 using model::Recompute;
 using model::StepMemory;
 
-struct Level {
-  const char* name;
-  Recompute recompute;
-};
-constexpr std::array<Level, 3> kLevels = {
-    {{"none", Recompute::kNone}, {"paper", Recompute::kPaper}, {"block", Recompute::kBlock}}};
+constexpr auto kLevels = names(Recompute{});
 
 struct Kind {
   const char* name;
@@ -36,11 +31,10 @@ constexpr std::array<Kind, 6> kKinds = {{
 
 std::array<StepMemory, kLevels.size()> all_levels(const model::ModelConfig& config,
                                                   const TrainShape& shape) {
-  const auto precision = model::precision_named(shape.precision);
   std::array<StepMemory, kLevels.size()> out;
   for (size_t i = 0; i < kLevels.size(); ++i) {
-    out[i] = model::step_memory(config, precision, shape.sequences, shape.positions,
-                                kLevels[i].recompute);
+    out[i] = model::step_memory(config, shape.precision, shape.sequences, shape.positions,
+                                kLevels[i].value);
   }
   return out;
 }
@@ -50,8 +44,8 @@ std::array<StepMemory, kLevels.size()> all_levels(const model::ModelConfig& conf
 void print_train_memory(const model::ModelConfig& config, const TrainShape& shape) {
   const auto levels = all_levels(config, shape);
   fmt::print("\n{:<30}", fmt::format("a step of {} x {}, {}", shape.sequences, shape.positions,
-                                     shape.precision));
-  for (const Level& level : kLevels) fmt::print(" {:>9}", level.name);
+                                     spelling(shape.precision)));
+  for (const auto& level : kLevels) fmt::print(" {:>9}", level.name);
   fmt::print("   (--recompute)\n");
   const auto row = [&](const char* name, auto&& bytes_of) {
     fmt::print("  {:<28}", name);

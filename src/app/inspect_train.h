@@ -4,13 +4,14 @@
 #include <nlohmann/json.hpp>
 
 #include "model/config.h"
+#include "model/weight.h"
 
 namespace minke::app {
 
 struct TrainShape {
   int64_t sequences = 16;  // computed at once
   int64_t positions = 256;
-  std::string precision = "bf16";
+  model::Precision precision = model::Precision::kBF16;
 };
 
 // A table with a column for each level of recomputation.

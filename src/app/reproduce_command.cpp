@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
+#include "app/choices.h"
 #include "base/error.h"
 #include "base/interrupt.h"
 #include "study/reproduce_fp8.h"
@@ -25,9 +26,9 @@ Examples:
   minke reproduce fp8 --json)";
 
 // What the runs differ in; and what would look at one of them only, or keep more of it.
-const std::set<std::string> kNotOffered = {"--precision", "--data-seed",     "--shadow-bf16",
-                                           "--stop-at",   "--sample-prompt", "--tensorboard",
-                                           "--keep-last", "--keep-every",    "--keep-best"};
+const std::set<std::string> kNotOffered = {"precision", "data-seed",     "shadow-bf16",
+                                           "stop-at",   "sample-prompt", "tensorboard",
+                                           "keep-last", "keep-every",    "keep-best"};
 
 struct Arguments {
   train::Options options;
@@ -108,16 +109,10 @@ void add_reproduce_command(CLI::App& app) {
   fp8->footer(kFooter);
   fp8->add_option("--out", arguments->out, "A folder for the runs");
   fp8->add_flag("--json", arguments->json, "A JSON object; differences are shares, not percent");
-  train::visit_fields(
-      arguments->options, [&](const char* flag, auto& field, train::Scope, const char* help) {
-        const std::string name = std::string("--") + flag;
-        if (kNotOffered.contains(name)) return;
-        if constexpr (std::is_same_v<std::remove_reference_t<decltype(field)>, bool>) {
-          fp8->add_flag(name, field, help);
-        } else {
-          fp8->add_option(name, field, help)->capture_default_str();
-        }
-      });
+  train::visit_fields(arguments->options,
+                      [&](const char* flag, auto& field, train::Scope, const char* help, auto...) {
+                        if (!kNotOffered.contains(flag)) add_setting(*fp8, flag, field, help);
+                      });
   fp8->callback([arguments] { run(*arguments); });
 }
 

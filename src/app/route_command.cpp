@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstdlib>
 
+#include "app/choices.h"
 #include "app/text_options.h"
 #include "base/error.h"
 #include "base/file.h"
@@ -29,7 +30,8 @@ Examples:
   minke route runs/first --text "She had been" --html route.html)";
 
 struct Arguments {
-  std::string model, precision = "bf16", text, html, color = "auto";
+  model::Precision precision = model::Precision::kBF16;
+  std::string model, text, html, color = "auto";
   std::vector<int64_t> layers;
   infer::LoadOptions load;
 };
@@ -159,8 +161,7 @@ void print_load(const study::TextRoutes& routes, const Paint& paint) {
 }
 
 void run(const Arguments& arguments) {
-  const auto precision = model::precision_named(arguments.precision);
-  study::TextForward forward(arguments.model, precision,
+  study::TextForward forward(arguments.model, arguments.precision,
                              arguments.text == "-" ? read_standard_input() : arguments.text,
                              arguments.load);
   study::TextRoutes routes = study::routes_of(forward);
@@ -203,9 +204,7 @@ void add_route_command(CLI::App& app) {
   command->add_option("--color", arguments->color, "auto: where standard output is a terminal")
       ->check(CLI::IsMember({"auto", "always", "never"}))
       ->capture_default_str();
-  command->add_option("--precision", arguments->precision, "What is computed in")
-      ->check(CLI::IsMember({"fp32", "bf16"}))
-      ->capture_default_str();
+  add_precision(*command, arguments->precision);
   add_load_options(*command, arguments->load);
   command->callback([arguments] { run(*arguments); });
 }

@@ -7,6 +7,7 @@
 #include <iostream>
 #include <iterator>
 
+#include "app/choices.h"
 #include "base/error.h"
 #include "base/file.h"
 #include "base/log.h"
@@ -17,9 +18,7 @@ namespace minke::app {
 
 void add_text_options(CLI::App& command, TextOptions& options) {
   command.add_option("model", options.model, "A model's folder, or a run's")->required();
-  command.add_option("--precision", options.precision, "What is computed in")
-      ->check(CLI::IsMember({"fp32", "bf16"}))
-      ->capture_default_str();
+  add_precision(command, options.precision);
   add_load_options(command, options.load);
   command.add_option("--max-tokens", options.max_tokens, "Tokens to write at most")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 30))
@@ -67,10 +66,9 @@ infer::Sampling sampling_of(const TextOptions& options,
 
 infer::TextModel load_text_model(const TextOptions& options) {
   sampling_of(options, {});
-  const auto precision = model::precision_named(options.precision);
   const int64_t draft =
       options.draft == "auto" ? infer::Generator::kAutoDraft : std::stoll(options.draft);
-  return {options.model, precision, options.prefill_rows, draft, options.load};
+  return {options.model, options.precision, options.prefill_rows, draft, options.load};
 }
 
 CLI::Option* add_extra_option(CLI::App& command, checkpoint::Extra& extra,

@@ -14,7 +14,7 @@ namespace minke::app {
 
 struct TextOptions {
   std::string model;
-  std::string precision = "bf16";
+  model::Precision precision = model::Precision::kBF16;
   int64_t max_tokens = 256;
   // Absent where no flag says.
   std::optional<double> temperature, top_p, min_p;

@@ -6,6 +6,7 @@
 #include <set>
 #include <sstream>
 
+#include "app/choices.h"
 #include "base/error.h"
 #include "base/file.h"
 #include "base/interrupt.h"
@@ -63,10 +64,9 @@ void run(const CLI::App& command, const TrainArguments& arguments) {
   fs::path out = arguments.out;
   train::RunResult result;
   std::set<std::string> given;
-  train::visit_fields(arguments.options,
-                      [&](const char* flag, const auto&, train::Scope, const char*) {
-                        if (command.count(std::string("--") + flag) > 0) given.insert(flag);
-                      });
+  train::visit_fields(arguments.options, [&](const char* flag, const auto&...) {
+    if (command.count(std::string("--") + flag) > 0) given.insert(flag);
+  });
   if (arguments.resume.empty()) {
     train::check_given(arguments.options, given);
     result = train::start_run(arguments.options, out);
@@ -74,7 +74,7 @@ void run(const CLI::App& command, const TrainArguments& arguments) {
     if (!arguments.out.empty()) fail("--resume continues in its own folder; leave --out away");
     out = arguments.resume;
     train::visit_fields(
-        arguments.options, [&](const char* flag, const auto&, train::Scope scope, const char*) {
+        arguments.options, [&](const char* flag, const auto&, train::Scope scope, const auto&...) {
           if (given.contains(flag) && scope == train::Scope::kRun) {
             fail("--{} cannot change in a run that is resumed: it would be another run", flag);
           }
@@ -92,19 +92,13 @@ void add_train_command(CLI::App& app) {
   command->footer(kFooter);
   command->add_option("--out", arguments->out, "A new folder for the run");
   command->add_option("--resume", arguments->resume, "Continue the run in this folder");
-  train::visit_fields(
-      arguments->options, [&](const char* flag, auto& field, train::Scope scope, const char* help) {
-        const std::string name = std::string("--") + flag;
-        const std::string group =
-            scope == train::Scope::kFree
-                ? "Looking, saving and stopping (with --resume the run's own, unless given again)"
-                : "Settings of the run";
-        if constexpr (std::is_same_v<std::remove_reference_t<decltype(field)>, bool>) {
-          command->add_flag(name, field, help)->group(group);
-        } else {
-          command->add_option(name, field, help)->capture_default_str()->group(group);
-        }
-      });
+  train::visit_fields(arguments->options, [&](const char* flag, auto& field, train::Scope scope,
+                                              const char* help, auto...) {
+    add_setting(*command, flag, field, help)
+        ->group(scope == train::Scope::kFree ? "Looking, saving and stopping (with --resume "
+                                               "the run's own, unless given again)"
+                                             : "Settings of the run");
+  });
   command->add_flag("--no-report", arguments->no_report, "Write no report.html at the end");
   command->add_option("--config", arguments->config,
                       "A file of flags: TOML, a line `batch = 32` for --batch 32; flags given here "

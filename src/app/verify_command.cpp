@@ -5,6 +5,7 @@
 #include <cmath>
 #include <memory>
 
+#include "app/choices.h"
 #include "base/error.h"
 #include "ops/isa.h"
 #include "study/verify.h"
@@ -26,7 +27,7 @@ Examples:
 
 struct Command {
   std::vector<std::string> folders;
-  std::string precision = "fp32";
+  model::Precision precision = model::Precision::kF32;
   std::string write;
   study::WriteOptions how;
   std::string model;
@@ -67,7 +68,7 @@ bool verify(const std::string& path, model::Precision precision) {
     return print(path + "  codes, scales and products of FP8", study::verify_fp8(fp8), {});
   }
   const study::GoldenFolder folder = study::read_golden_folder(path);
-  return print(fmt::format("{}  {}", path, name_of(precision)),
+  return print(fmt::format("{}  {}", path, spelling(precision)),
                study::verify(folder, {precision, {}}), folder.lacks);
 }
 
@@ -83,9 +84,8 @@ void run(const Command& command) {
   } else if (command.folders.empty()) {
     fail("no folder to verify; see `minke verify --help`");
   }
-  const auto precision = model::precision_named(command.precision);
   bool verified = true;
-  for (const std::string& folder : command.folders) verified &= verify(folder, precision);
+  for (const std::string& folder : command.folders) verified &= verify(folder, command.precision);
   if (!verified) throw CLI::RuntimeError(1);
 }
 
@@ -97,9 +97,7 @@ void add_verify_command(CLI::App& app) {
       "verify", "Compare this program with what an oracle computed, quantity by quantity");
   verify->footer(kFooter);
   verify->add_option("DIR", command->folders, "Folders with a model and an oracle's results");
-  verify->add_option("--precision", command->precision, "Precision to compute in")
-      ->check(CLI::IsMember({"fp32", "bf16", "fp8"}))
-      ->capture_default_str();
+  add_choice(*verify, "--precision", command->precision, "Precision to compute in");
   verify->add_option("--write", command->write,
                      "Make such a folder, with the float64 reference as the oracle");
   verify->add_option("--model", command->model,

@@ -13,6 +13,10 @@ enum class Recompute {
   kPaper,  // norms, MLA's up-projections, SwiGLU's output (V3 report, section 3.2.3)
   kBlock,  // all of a block, from its input
 };
+constexpr auto names(Recompute) {
+  return std::array{Name{"none", Recompute::kNone}, Name{"paper", Recompute::kPaper},
+                    Name{"block", Recompute::kBlock}};
+}
 
 // What a pass computes with. `saved` is filled by a forward with what its backward will read;
 // `scratch` is given back by whoever took it.

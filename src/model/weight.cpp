@@ -15,25 +15,6 @@ int64_t even(int64_t n) { return (n + 1) / 2 * 2; }
 
 }  // namespace
 
-Precision precision_named(std::string_view name) {
-  for (const Precision p : {Precision::kF32, Precision::kBF16, Precision::kFp8}) {
-    if (name == name_of(p)) return p;
-  }
-  MINKE_CHECK(false, "precision {}", name);
-}
-
-std::string_view name_of(Precision p) {
-  switch (p) {
-    case Precision::kF32:
-      return "fp32";
-    case Precision::kBF16:
-      return "bf16";
-    case Precision::kFp8:
-      return "fp8";
-  }
-  MINKE_CHECK(false);
-}
-
 Weight Weight::matrix(Kind kind, std::string name, int64_t rows, int64_t cols) {
   Weight w;
   w.kind_ = kind;

@@ -11,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/names.h"
 #include "ops/adamw.h"
 #include "ops/quantize.h"
 #include "tensor/integers.h"
@@ -24,9 +25,10 @@ inline DType dtype_of_precision(Precision p) {
   return p == Precision::kF32 ? DType::kF32 : DType::kBF16;
 }
 
-// fp32, bf16, fp8, as the command line spells them. MINKE_CHECK: another name.
-Precision precision_named(std::string_view name);
-std::string_view name_of(Precision p);
+constexpr auto names(Precision) {
+  return std::array{Name{"fp32", Precision::kF32}, Name{"bf16", Precision::kBF16},
+                    Name{"fp8", Precision::kFp8}};
+}
 
 struct Piece {
   std::string name;  // Hugging Face's

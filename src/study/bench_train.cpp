@@ -22,7 +22,7 @@ constexpr int64_t kWarmUp = 3;
 
 TrainBench bench_train(const model::ModelConfig& config, train::Options options, int64_t steps,
                        const std::function<void(int64_t)>& on_step) {
-  const auto precision = precision_of(options);
+  const auto precision = options.precision;
   const bool f32 = precision == model::Precision::kF32;
   const auto needed = train::step_memory(config, options);
   if (needed.total() > free_memory_bytes()) {

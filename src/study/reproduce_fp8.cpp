@@ -233,7 +233,7 @@ LossDifference loss_difference(const std::vector<double>& losses,
 
 Fp8Runs reproduce_fp8(train::Options options, const fs::path& out) {
   fs::create_directories(out);
-  const auto run = [&](const char* name, const char* precision, bool other_order) {
+  const auto run = [&](const char* name, model::Precision precision, bool other_order) {
     const fs::path folder = out / name;
     options.precision = precision;
     options.data_seed = other_order ? options.seed + 1 : 0;
@@ -241,8 +241,9 @@ Fp8Runs reproduce_fp8(train::Options options, const fs::path& out) {
                                                 : train::start_run(options, folder).finished;
   };
   Fp8Runs result;
+  using enum model::Precision;
   result.finished =
-      run("bf16", "bf16", false) && run("fp8", "fp8", false) && run("other-order", "bf16", true);
+      run("bf16", kBF16, false) && run("fp8", kFp8, false) && run("other-order", kBF16, true);
   if (!result.finished) return result;
   const std::vector<double> bf16 = losses(out / "bf16"), fp8 = losses(out / "fp8"),
                             other = losses(out / "other-order");

@@ -74,7 +74,7 @@ void Optimizer::step(const OptimizerStep& how, std::vector<ModuleNorms>* norms) 
     weight.add_updates(moments.m, moments.v,
                        averages_.exist() ? Tensor(averages_.weights[i]) : Tensor(),
                        decays(weight) ? static_cast<float>(options_.weight_decay) : 0.0F, updates);
-    if (options_.moments == "bf16-random") {
+    if (options_.moments == MomentFormat::kBF16Random) {
       for (size_t k = first; k < updates.size(); ++k) {
         updates[k].rounding = stream_key(options_.seed, static_cast<uint64_t>(how.update),
                                          fmt::format("moments.{}.{}", i, k - first));

@@ -9,7 +9,37 @@
 
 #include "model/linear.h"
 
-namespace minke::train {
+namespace minke {
+
+constexpr auto names(ScaleFormat) {
+  return std::array{Name{"fp32", ScaleFormat::kF32}, Name{"ue8m0", ScaleFormat::kPowerOfTwo}};
+}
+
+namespace train {
+
+// What activations that a weight's gradient reads are quantised from.
+enum class Fp8Wgrad { kBoth, kRequantised };
+constexpr auto names(Fp8Wgrad) {
+  return std::array{Name{"both", Fp8Wgrad::kBoth}, Name{"requantised", Fp8Wgrad::kRequantised}};
+}
+enum class Accumulate { kF32, kTensorCore };
+constexpr auto names(Accumulate) {
+  return std::array{Name{"fp32", Accumulate::kF32}, Name{"tensor-core", Accumulate::kTensorCore}};
+}
+enum class MomentFormat { kF32, kBF16, kBF16Random };
+constexpr auto names(MomentFormat) {
+  return std::array{Name{"fp32", MomentFormat::kF32}, Name{"bf16", MomentFormat::kBF16},
+                    Name{"bf16-random", MomentFormat::kBF16Random}};
+}
+enum class OnSpike { kNone, kSkip, kStop, kRollback };
+constexpr auto names(OnSpike) {
+  return std::array{Name{"none", OnSpike::kNone}, Name{"skip", OnSpike::kSkip},
+                    Name{"stop", OnSpike::kStop}, Name{"rollback", OnSpike::kRollback}};
+}
+enum class SaveFormat { kBF16, kFp8 };
+constexpr auto names(SaveFormat) {
+  return std::array{Name{"bf16", SaveFormat::kBF16}, Name{"fp8", SaveFormat::kFp8}};
+}
 
 struct Options {
   // What to learn from.
@@ -26,10 +56,10 @@ struct Options {
   bool allow_extra = false;
   std::string tokenizer;
   int64_t vocab = 4096;
-  std::string precision = "bf16";
-  std::string fp8_scales = "fp32";
-  std::string fp8_wgrad = "both";
-  std::string accumulate = "fp32";
+  model::Precision precision = model::Precision::kBF16;
+  ScaleFormat fp8_scales = ScaleFormat::kF32;
+  Fp8Wgrad fp8_wgrad = Fp8Wgrad::kBoth;
+  Accumulate accumulate = Accumulate::kF32;
   int64_t promote = 128;
   // How long, and in what portions.
   int64_t steps = 0;
@@ -55,7 +85,7 @@ struct Options {
   double beta1 = 0.9;
   double beta2 = 0.95;
   double eps = 1e-8;
-  std::string moments = "fp32";
+  MomentFormat moments = MomentFormat::kF32;
   double weight_decay = 0.1;
   std::vector<std::string> no_decay;
   double clip = 1.0;
@@ -66,7 +96,7 @@ struct Options {
   double gamma = 1e-3;
   double gamma_until = 1;
   double ema = 0;
-  std::string on_spike = "none";
+  OnSpike on_spike = OnSpike::kNone;
   double spike_z = 6;
   // What is written meanwhile.
   int64_t eval_every = 0;
@@ -75,13 +105,13 @@ struct Options {
   int64_t keep_last = 0;
   int64_t keep_every = 0;
   bool keep_best = false;
-  std::string save_format = "bf16";
+  SaveFormat save_format = SaveFormat::kBF16;
   int64_t stop_at = 0;
   int64_t shadow_bf16 = 0;
   bool tensorboard = false;
   std::string sample_prompt;
   // What it costs.
-  std::string recompute = "none";
+  model::Recompute recompute = model::Recompute::kNone;
 
   friend bool operator==(const Options&, const Options&) = default;
 };
@@ -92,10 +122,16 @@ enum class Scope {
   kFree  // when to look, save or stop: the run's own, unless another is given when it goes on
 };
 
-// Calls visit(flag, field, scope, help) for every setting, in the order of the help text.
+struct Range {
+  double low, high;
+};
+
+// Calls visit(flag, field, scope, help) for every setting, in the order of the help text; with its
+// Range behind these, where it has one.
 template <typename Opt, typename Visit>
 void visit_fields(Opt& o, Visit&& visit) {
   using enum Scope;
+  const auto batch = static_cast<double>(o.batch);
   visit("data", o.data, kRun,
         "Text to learn from: files, folders, globs or - ; .txt (a file is a document) or .jsonl "
         "(a line is; one with \"messages\" is a conversation, of which the assistant's words are "
@@ -104,7 +140,8 @@ void visit_fields(Opt& o, Visit&& visit) {
   visit(
       "valid-fraction", o.valid_fraction, kRun,
       "Share of --data to hold out where --valid is not given: documents, and the end of one where "
-      "these are too large (0: nothing, and nothing is evaluated)");
+      "these are too large (0: nothing, and nothing is evaluated)",
+      Range{0, 0.5});
   visit("text-field", o.text_field, kRun, "The field of a .jsonl line that holds the text");
   visit("size", o.size, kRun, "A model that comes with minke: nano, tiny or small");
   visit("model", o.model, kRun, "A config.json to train instead of --size");
@@ -137,74 +174,92 @@ void visit_fields(Opt& o, Visit&& visit) {
   visit("promote", o.promote, kRun,
         "--accumulate tensor-core: numbers of a sum after which it goes to FP32, a multiple of 32 "
         "(0: never; 128 is DeepSeek-V3's)");
-  visit("steps", o.steps, kRun, "Optimizer steps in all");
+  visit("steps", o.steps, kRun, "Optimizer steps in all", Range{0, 1e9});
   visit("minutes", o.minutes, kRun,
         "Instead of --steps: as many as a short timing says fit, and 10 at least; then fixed and "
-        "printed");
-  visit("batch", o.batch, kRun, "Sequences a step");
+        "printed",
+        Range{0, 1e6});
+  visit("batch", o.batch, kRun, "Sequences a step", Range{1, 1 << 20});
   visit("batch-start", o.batch_start, kRun,
-        "Sequences of the first step, from which the batch grows to --batch (0: it does not)");
-  visit("batch-ramp", o.batch_ramp, kRun, "Share of the run's tokens over which the batch grows");
+        "Sequences of the first step, from which the batch grows to --batch (0: it does not)",
+        Range{0, batch});
+  visit("batch-ramp", o.batch_ramp, kRun, "Share of the run's tokens over which the batch grows",
+        Range{0, 1});
   visit("micro-batch", o.micro_batch, kRun,
-        "Sequences computed at once; gradients are accumulated to a step (0: --batch)");
-  visit("seq", o.seq, kRun, "Tokens a sequence");
+        "Sequences computed at once; gradients are accumulated to a step (0: --batch)",
+        Range{0, batch});
+  visit("seq", o.seq, kRun, "Tokens a sequence", Range{2, 1 << 20});
   visit("mask-documents", o.mask_documents, kRun, "Attention stays within a document");
   visit("fim", o.fim, kRun,
         "Share of the documents, others in each epoch, that are to be filled in the middle: prefix "
-        "and suffix between the tokenizer's tokens for it, then what was between them (V3: 0.1)");
+        "and suffix between the tokenizer's tokens for it, then what was between them (V3: 0.1)",
+        Range{0, 1});
   visit("split-punctuation", o.split_punctuation, kRun,
         "Share of the tokens which join punctuation and line breaks that are read as one of each, "
-        "others in each epoch, so that the model also knows texts which end between the two");
+        "others in each epoch, so that the model also knows texts which end between the two",
+        Range{0, 1});
   visit("seed", o.seed, kRun, "Seed of weights and of the order of data");
   visit("data-seed", o.data_seed, kRun, "Another seed for the order of data (0: --seed)");
-  visit("lr", o.lr, kRun, "Peak learning rate");
+  visit("lr", o.lr, kRun, "Peak learning rate", Range{0, 10});
   visit(
       "min-lr", o.min_lr, kRun,
       "Learning rate at the end of the cosine (0, where that is the end of the run: the last step "
-      "moves nothing)");
+      "moves nothing)",
+      Range{0, o.lr});
   visit("warmup", o.warmup, kRun,
         "Steps of linear warm-up (-1: 50, or a fifth of the run where that is less; the most that "
-        "a run of so many --minutes takes, too)");
+        "a run of so many --minutes takes, too)",
+        Range{-1, 1e9});
   visit("constant", o.constant, kRun,
-        "Share of the tokens after warm-up at the peak, before the cosine to --min-lr");
-  visit("hold", o.hold, kRun, "Share of the tokens after warm-up at --min-lr, behind the cosine");
-  visit("final", o.final_part, kRun, "Share of the tokens after warm-up, the last, at --final-lr");
-  visit("final-lr", o.final_lr, kRun, "Learning rate of that part");
-  visit("beta1", o.beta1, kRun, "AdamW: decay of the mean gradient");
-  visit("beta2", o.beta2, kRun, "AdamW: decay of the mean squared gradient");
-  visit("eps", o.eps, kRun, "AdamW: added to the root of the mean square");
+        "Share of the tokens after warm-up at the peak, before the cosine to --min-lr",
+        Range{0, 1});
+  visit("hold", o.hold, kRun, "Share of the tokens after warm-up at --min-lr, behind the cosine",
+        Range{0, 1});
+  visit("final", o.final_part, kRun, "Share of the tokens after warm-up, the last, at --final-lr",
+        Range{0, 1});
+  visit("final-lr", o.final_lr, kRun, "Learning rate of that part", Range{0, o.lr});
+  visit("beta1", o.beta1, kRun, "AdamW: decay of the mean gradient", Range{0, 0.99999});
+  visit("beta2", o.beta2, kRun, "AdamW: decay of the mean squared gradient", Range{0, 0.9999999});
+  visit("eps", o.eps, kRun, "AdamW: added to the root of the mean square", Range{1e-30, 1});
   visit("moments", o.moments, kRun,
         "What AdamW's two moments are kept in: fp32, bf16 (rounded to nearest) or bf16-random "
         "(right in the mean: for a --beta2 near 1)");
-  visit("weight-decay", o.weight_decay, kRun, "AdamW: decay of all weights but norms and biases");
+  visit("weight-decay", o.weight_decay, kRun, "AdamW: decay of all weights but norms and biases",
+        Range{0, 10});
   visit("no-decay", o.no_decay, kRun,
         "What else is not decayed, of: embedding, head, router (the gates of experts)");
-  visit("clip", o.clip, kRun, "Largest norm of the whole gradient (0: no clipping)");
-  visit("mtp-lambda", o.mtp_lambda, kRun, "Weight of the multi-token prediction losses");
+  visit("clip", o.clip, kRun, "Largest norm of the whole gradient (0: no clipping)", Range{0, 1e9});
+  visit("mtp-lambda", o.mtp_lambda, kRun, "Weight of the multi-token prediction losses",
+        Range{0, 10});
   visit("mtp-lambda-until", o.mtp_lambda_until, kRun,
-        "Share of the run's tokens after which that weight is --mtp-lambda-later");
-  visit("mtp-lambda-later", o.mtp_lambda_later, kRun, "See --mtp-lambda-until");
-  visit("alpha", o.alpha, kRun, "Weight of the sequence-wise balance loss");
-  visit("gamma", o.gamma, kRun, "Speed of the routers' bias update");
-  visit("gamma-until", o.gamma_until, kRun,
-        "Share of the run's tokens after which that speed is 0");
+        "Share of the run's tokens after which that weight is --mtp-lambda-later", Range{0, 1});
+  visit("mtp-lambda-later", o.mtp_lambda_later, kRun, "See --mtp-lambda-until", Range{0, 10});
+  visit("alpha", o.alpha, kRun, "Weight of the sequence-wise balance loss", Range{0, 10});
+  visit("gamma", o.gamma, kRun, "Speed of the routers' bias update", Range{0, 1});
+  visit("gamma-until", o.gamma_until, kRun, "Share of the run's tokens after which that speed is 0",
+        Range{0, 1});
   visit("ema", o.ema, kRun,
         "Keep averaged weights beside the others: what is left of an average after a step, such "
-        "as 0.999 (0: none). `minke eval --ema` and the others read them");
+        "as 0.999 (0: none). `minke eval --ema` and the others read them",
+        Range{0, 0.9999999});
   visit(
       "on-spike", o.on_spike, kFree,
       "What is done where loss or gradient jumps, or is not finite: none (then what is not finite "
       "ends the run), skip (the step changes nothing), stop (and save), rollback (to the last "
       "checkpoint, and on with the text after the jump)");
   visit("spike-z", o.spike_z, kFree,
-        "A jump is so many standard deviations above the last 128 steps");
-  visit("eval-every", o.eval_every, kFree, "Steps between evaluations (0: a tenth of the run)");
-  visit("sample-every", o.sample_every, kFree, "Steps between samples (0: a fifth of the run)");
-  visit("save-every", o.save_every, kFree, "Steps between checkpoints (0: a fifth of the run)");
+        "A jump is so many standard deviations above the last 128 steps", Range{0.1, 1e6});
+  visit("eval-every", o.eval_every, kFree, "Steps between evaluations (0: a tenth of the run)",
+        Range{0, 1e9});
+  visit("sample-every", o.sample_every, kFree, "Steps between samples (0: a fifth of the run)",
+        Range{0, 1e9});
+  visit("save-every", o.save_every, kFree, "Steps between checkpoints (0: a fifth of the run)",
+        Range{0, 1e9});
   visit("keep-last", o.keep_last, kFree,
-        "Earlier checkpoints that are kept in checkpoints/, besides the last");
+        "Earlier checkpoints that are kept in checkpoints/, besides the last", Range{0, 1e6});
   visit("keep-every", o.keep_every, kFree,
-        "Checkpoints that are kept there for good: of steps that are multiples of this");
+        "Checkpoints that are kept there for good: of steps that are multiples of this",
+        Range{0, 1e9});
   visit("keep-best", o.keep_best, kFree,
         "Keep in best/ the checkpoint that reads the held-out text best: by the 64 windows of it "
         "that are read during training, and at the last step");
@@ -213,10 +268,12 @@ void visit_fields(Opt& o, Visit&& visit) {
       "Weights of checkpoints: bf16, or fp8 (linear layers in E4M3 with a scale for each block of "
       "128x128, as DeepSeek's files); what training goes on with is FP32 in either");
   visit("stop-at", o.stop_at, kFree,
-        "Save and leave after this step (0: at the end, also of a run that goes on)");
+        "Save and leave after this step (0: at the end, also of a run that goes on)",
+        Range{0, 1e9});
   visit("shadow-bf16", o.shadow_bf16, kFree,
         "--precision fp8: every so many steps, the step's loss in BF16, too, beside its own (0: "
-        "never)");
+        "never)",
+        Range{0, 1e9});
   visit("tensorboard", o.tensorboard, kFree,
         "Also write the metrics as TensorBoard's event files, into tensorboard/ of the run");
   visit("sample-prompt", o.sample_prompt, kFree, "What samples continue (default: nothing)");
@@ -230,10 +287,9 @@ void check(const Options& options);
 // Error for one of the flags `given` that does nothing beside the others.
 void check_given(const Options& options, const std::set<std::string>& given);
 
-// What options.precision, options.fp8_scales with options.fp8_wgrad, recompute and moments name.
-model::Precision precision_of(const Options& options);
 ops::Fp8Recipe fp8_recipe_of(const Options& options);
-model::Recompute recompute_of(const Options& options);
+// What AdamW's moments are kept in.
 DType moments_of(const Options& options);
 
-}  // namespace minke::train
+}  // namespace train
+}  // namespace minke

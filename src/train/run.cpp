@@ -25,9 +25,9 @@ constexpr int64_t kFewestSteps = 10;
 // As it is saved, whatever it was read from.
 checkpoint::HfConfig saved_as(checkpoint::HfConfig config, const Options& options) {
   config.model.quantization.reset();
-  if (options.save_format == "fp8") {
+  if (options.save_format == SaveFormat::kFp8) {
     config.model.quantization = model::Fp8Blocks();
-    config.model.quantization->ue8m0 = fp8_recipe_of(options).scales == ScaleFormat::kPowerOfTwo;
+    config.model.quantization->ue8m0 = options.fp8_scales == ScaleFormat::kPowerOfTwo;
   }
   return config;
 }
@@ -74,7 +74,7 @@ Run::Run(RunText text, checkpoint::HfConfig config, Options options, fs::path ou
       config_(saved_as(std::move(config), options)),
       options_(std::move(options)),
       out_(std::move(out)),
-      model_(config_.model, precision_of(options_)),
+      model_(config_.model, options_.precision),
       stream_(text_.store(), text_.train_documents(), options_.seq,
               options_.seq + 1 + config_.model.num_nextn_predict_layers,
               options_.data_seed > 0 ? options_.data_seed : options_.seed,
@@ -112,9 +112,9 @@ void Run::check_resources() const {
       bytes(memory.workspace), bytes(disk));
   if (memory.total() > free_memory_bytes()) {
     std::string advice;
-    if (recompute_of(options_) != model::Recompute::kBlock) {
+    if (options_.recompute != model::Recompute::kBlock) {
       Options least = options_;
-      least.recompute = "block";
+      least.recompute = model::Recompute::kBlock;
       advice = fmt::format("; it needs {} with --recompute block{}",
                            bytes(step_memory(config_.model, least).total()),
                            resumes ? ", which may change when a run goes on" : "");

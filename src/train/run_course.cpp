@@ -71,7 +71,7 @@ void Run::write_start() {
        {"peak_flops", peak_},
        {"threads", thread_count()},
        {"instruction_set", ops::isa_name()},
-       {"precision", options_.precision}});
+       {"precision", spelling(options_.precision)}});
 }
 
 void Run::write_step(const StepReport& r, const std::vector<ProfileEntry>& profile,
@@ -192,19 +192,21 @@ bool Run::meet_spike(const StepReport& r, LiveLine& line) {
           ? fmt::format("loss {:.3f} (z {:.1f}), gradient {:.3g} (z {:.1f})", r.loss,
                         r.spike.loss_z, r.gradient_norm, r.spike.gradient_z)
           : fmt::format("the {} is not finite", std::isfinite(r.loss) ? "gradient" : "loss");
-  line.keep(fmt::format("step {}: a spike: {}; --on-spike {}", r.step, what, options_.on_spike));
+  line.keep(fmt::format("step {}: a spike: {}; --on-spike {}", r.step, what,
+                        spelling(options_.on_spike)));
   bool goes_on = false;
-  if (options_.on_spike == "skip") {
+  if (options_.on_spike == OnSpike::kSkip) {
     goes_on = ++skipped_ < kMostSkipped;
-  } else if (options_.on_spike == "rollback") {
+  } else if (options_.on_spike == OnSpike::kRollback) {
     goes_on = rollbacks_[checkpoints_.step()]++ < kMostRollbacks;
     if (goes_on) roll_back(r);
   }
-  metrics_->write(spike_event(r, trainer_->done(), goes_on ? options_.on_spike : "stop"));
+  metrics_->write(
+      spike_event(r, trainer_->done(), spelling(goes_on ? options_.on_spike : OnSpike::kStop)));
   if (!goes_on) {
     fault_ = fmt::format(
         "step {}: {}, and --on-spike {}; it goes on with: minke train --resume {} --on-spike skip",
-        r.step, what, options_.on_spike, out_.string());
+        r.step, what, spelling(options_.on_spike), out_.string());
   }
   return goes_on;
 }
@@ -240,10 +242,10 @@ bool Run::conclude(LiveLine& line) {
 }
 
 RunResult Run::train() {
-  peak_ = measured_peak(precision_of(options_));
+  peak_ = measured_peak(options_.precision);
   started_ = Clock::now();
   LiveLine line;
-  if (options_.on_spike == "rollback") save(When::kMeanwhile);
+  if (options_.on_spike == OnSpike::kRollback) save(When::kMeanwhile);
   double rate = 0;
   const int64_t last =
       options_.stop_at > 0 ? std::min(options_.stop_at, options_.steps) : options_.steps;
@@ -251,7 +253,8 @@ RunResult Run::train() {
   while (trainer_->done() < last && !interrupted()) {
     const auto start = Clock::now();
     start_profile();
-    const bool counts_fp8 = options_.precision == "fp8" && due(0, kPictures, trainer_->done() + 1);
+    const bool counts_fp8 =
+        options_.precision == model::Precision::kFp8 && due(0, kPictures, trainer_->done() + 1);
     if (counts_fp8) ops::start_quantize_counts();
     const StepReport report = trainer_->step(
         due(0, kNorms, trainer_->done() + 1) ? Trainer::Look::kModules : Trainer::Look::kUsual);

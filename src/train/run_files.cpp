@@ -63,6 +63,25 @@ Options from_anywhere(Options options) {
   return options;
 }
 
+// A setting in a manifest: enums by their names.
+template <typename Field>
+Json json_of(const Field& value) {
+  if constexpr (Named<Field>) {
+    return spelling(value);
+  } else {
+    return value;
+  }
+}
+
+template <typename Field>
+void read_setting(const char* flag, const Json& from, Field& to) {
+  if constexpr (Named<Field>) {
+    to = named<Field>(from.get<std::string>(), std::string("--") + flag);
+  } else {
+    from.get_to(to);
+  }
+}
+
 }  // namespace
 
 RunText::RunText(const Options& options, const fs::path& out, Kind kind) {
@@ -121,9 +140,10 @@ void write_manifest(const fs::path& out, const Options& options, const model::Mo
                     const RunText& text, const RunIdentity& identity) {
   Json flags;
   // A run goes on from wherever its folder is named.
-  const Options named = from_anywhere(options);
-  visit_fields(
-      named, [&](const char* flag, const auto& value, Scope, const char*) { flags[flag] = value; });
+  const Options given = from_anywhere(options);
+  visit_fields(given, [&](const char* flag, const auto& value, Scope, const auto&...) {
+    flags[flag] = json_of(value);
+  });
   const auto files = [](const std::vector<fs::path>& paths) {
     Json list = Json::array();
     for (const fs::path& path : paths) list.push_back(fs::absolute(path).string());
@@ -150,16 +170,12 @@ Options read_manifest_options(const fs::path& out) {
   try {
     const Json& flags = manifest.at("flags");
     flags.at("data");  // every run has it
-    visit_fields(options, [&](const char* flag, auto& value, Scope, const char*) {
+    visit_fields(options, [&](const char* flag, auto& value, Scope, const auto&...) {
       // One that an earlier minke did not have was as it is when it is not given.
-      if (flags.contains(flag)) flags[flag].get_to(value);
+      if (flags.contains(flag)) read_setting(flag, flags[flag], value);
     });
-  } catch (const nlohmann::json::exception& error) {
-    fail("{}: damaged: {}", path.string(), error.what());
-  }
-  try {
     check(options);
-  } catch (const Error& error) {
+  } catch (const std::exception& error) {
     fail("{}: damaged: {}", path.string(), error.what());
   }
   return options;
@@ -167,10 +183,10 @@ Options read_manifest_options(const fs::path& out) {
 
 void take_given(Options& into, const Options& from, const std::set<std::string>& given) {
   std::vector<const void*> fields;
-  visit_fields(
-      from, [&](const char*, const auto& value, Scope, const char*) { fields.push_back(&value); });
+  visit_fields(from,
+               [&](const char*, const auto& value, const auto&...) { fields.push_back(&value); });
   size_t i = 0;
-  visit_fields(into, [&](const char* flag, auto& value, Scope scope, const char*) {
+  visit_fields(into, [&](const char* flag, auto& value, Scope scope, const auto&...) {
     const void* other = fields[i++];
     if (scope == Scope::kFree && given.contains(flag))
       value = *static_cast<const std::remove_reference_t<decltype(value)>*>(other);

@@ -14,7 +14,7 @@ namespace {
 
 model::StepMemory memory_of(const model::Transformer& model, const Options& options) {
   return model::step_memory(model.config(), model.precision(), micro_batch(options), options.seq,
-                            recompute_of(options), fp8_recipe_of(options));
+                            options.recompute, fp8_recipe_of(options));
 }
 
 }  // namespace
@@ -24,8 +24,8 @@ int64_t micro_batch(const Options& options) {
 }
 
 model::StepMemory step_memory(const model::ModelConfig& config, const Options& options) {
-  auto out = model::step_memory(config, precision_of(options), micro_batch(options), options.seq,
-                                recompute_of(options), fp8_recipe_of(options));
+  auto out = model::step_memory(config, options.precision, micro_batch(options), options.seq,
+                                options.recompute, fp8_recipe_of(options));
   if (options.ema > 0) out.averages = out.weights;
   if (options.shadow_bf16 > 0) out.operands += bf16_operand_bytes(config);
   out.moments = 2 * out.weights / sizeof(float) * size_of(moments_of(options));
@@ -150,7 +150,7 @@ StepReport Trainer::step(Look look) {
       losses = model_.forward_backward(part(first, count), scale, balance_scale, how, pass());
     } catch (const ops::NotFinite&) {
       // A step like any whose loss is not finite, where it is for --on-spike to say what is done.
-      if (options_.on_spike == "none") throw;
+      if (options_.on_spike == OnSpike::kNone) throw;
       finite = false;
       break;
     }
@@ -175,7 +175,7 @@ StepReport Trainer::step(Look look) {
   const Profiled profiled("update");
   report.gradient_norm = finite ? optimizer_.gradient_norm() : report.loss;
   report.spike = guard_.score(report.loss, report.gradient_norm);
-  if (options_.on_spike == "none") {
+  if (options_.on_spike == OnSpike::kNone) {
     if (!report.spike.finite) {
       fail(
           "step {}: the {} is not finite; the weights are as before it. Try a smaller --lr, more "
@@ -186,12 +186,12 @@ StepReport Trainer::step(Look look) {
   }
   if (report.spike.spike) {
     report.routers = router_loads(model_);
-    if (options_.on_spike != "skip") return report;
+    if (options_.on_spike != OnSpike::kSkip) return report;
     guard_.add(report.loss, report.gradient_norm);
     ++done_;
     return report;
   }
-  if (options_.on_spike != "none") guard_.add(report.loss, report.gradient_norm);
+  if (options_.on_spike != OnSpike::kNone) guard_.add(report.loss, report.gradient_norm);
 
   report.clipped = options_.clip > 0 && report.gradient_norm > options_.clip;
   const double factor = report.clipped ? options_.clip / report.gradient_norm : 1.0;

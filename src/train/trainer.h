@@ -82,7 +82,7 @@ class Trainer {
   const Options& options() const { return options_; }
   const Schedule& schedule() const { return schedule_; }
   // A pass of this trainer's memory, for evaluation between steps.
-  model::Pass pass() { return model_.pass(saved_, scratch_, recompute_of(options_)); }
+  model::Pass pass() { return model_.pass(saved_, scratch_, options_.recompute); }
   size_t peak_activations() const { return saved_.peak(); }
   size_t peak_workspace() const { return scratch_.peak(); }
 

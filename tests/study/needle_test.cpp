@@ -89,7 +89,7 @@ TEST(NeedleSlow, AModelThatLearnedToCopyFindsItAsFarAsItLooksBack) {
   options.steps = 1500;
   options.lr = 4e-3;
   options.warmup = 20;
-  options.precision = "bf16";
+  options.precision = model::Precision::kBF16;
   options.weight_decay = 0;
   model::Transformer model(copying_config(), model::Precision::kBF16);
   model.initialize(7);

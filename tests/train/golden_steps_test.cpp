@@ -31,7 +31,7 @@ class GoldenSteps : public testing::TestWithParam<ops::Isa> {
   Options options() const {
     Options o;
     o.data = {"-"};
-    o.precision = "fp32";
+    o.precision = model::Precision::kF32;
     o.steps = steps();
     o.batch = golden("tokens").dim(1);
     o.seq = golden("tokens").dim(2) - 1 - config_.num_nextn_predict_layers;

@@ -18,7 +18,7 @@ void expect_close(size_t measured, size_t stated, const std::string& what) {
 }
 
 void expect_as_stated(const model::ModelConfig& config, Precision precision, int64_t batch,
-                      int64_t micro_batch, int64_t seq, const char* recompute) {
+                      int64_t micro_batch, int64_t seq, model::Recompute recompute) {
   Options options = tiny_options();
   options.batch = batch;
   options.micro_batch = micro_batch;
@@ -28,8 +28,7 @@ void expect_as_stated(const model::ModelConfig& config, Precision precision, int
   model.initialize(1);
   Trainer trainer(model, options, counting_rows);
   trainer.step();
-  const auto stated =
-      model::step_memory(config, precision, micro_batch, seq, recompute_of(options));
+  const auto stated = model::step_memory(config, precision, micro_batch, seq, options.recompute);
   expect_close(trainer.peak_activations(), stated.activations, "activations");
   expect_close(trainer.peak_workspace(), stated.workspace, "workspace");
   size_t weights = 0, gradients = 0, moments = 0;
@@ -52,9 +51,9 @@ TEST(StepMemory, IsWhatAStepTakes) {
   auto two_depths = tiny_config();
   two_depths.num_nextn_predict_layers = 2;
   two_depths.n_shared_experts = 0;
-  for (const char* recompute : {"none", "paper", "block"}) {
+  for (const auto& [name, recompute] : names(model::Recompute{})) {
     for (const Precision precision : {Precision::kF32, Precision::kBF16, Precision::kFp8}) {
-      SCOPED_TRACE(fmt::format("{} {}", recompute, name_of(precision)));
+      SCOPED_TRACE(fmt::format("{} {}", name, spelling(precision)));
       expect_as_stated(tiny_config(), precision, 8, 8, 12, recompute);
       expect_as_stated(size_config("nano").model, precision, 4, 2, 64, recompute);
       expect_as_stated(plain, precision, 3, 3, 31, recompute);
@@ -91,7 +90,7 @@ TEST(Recompute, Trap10ChangesNothingButMemory) {
     std::vector<std::byte> kept;
     std::vector<std::vector<int64_t>> counts;
     size_t most = SIZE_MAX;
-    for (const char* recompute : {"none", "paper", "block"}) {
+    for (const auto& [name, recompute] : names(model::Recompute{})) {
       Options options = tiny_options();
       options.recompute = recompute;
       options.mask_documents = true;
@@ -110,9 +109,9 @@ TEST(Recompute, Trap10ChangesNothingButMemory) {
         kept = bytes;
         counts = now;
       }
-      EXPECT_TRUE(bytes == kept) << recompute;
-      EXPECT_EQ(now, counts) << recompute;
-      EXPECT_LT(trainer.peak_activations(), most) << recompute;
+      EXPECT_TRUE(bytes == kept) << name;
+      EXPECT_EQ(now, counts) << name;
+      EXPECT_LT(trainer.peak_activations(), most) << name;
       most = trainer.peak_activations();
     }
   }

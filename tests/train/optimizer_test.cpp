@@ -65,7 +65,7 @@ TEST(Averages, AreTheMeanOfTheWeightsAfterEachStep) {
 TEST(Averages, ASkippedStepIsNoUpdate) {
   Options o = tiny_options();
   o.ema = 0.999;
-  o.on_spike = "skip";
+  o.on_spike = OnSpike::kSkip;
   model::Transformer model(tiny_config(), model::Precision::kF32);
   model.initialize(7);
   Trainer trainer(model, o, counting_rows);

@@ -67,14 +67,13 @@ constexpr int64_t kNoisyStep = 50;
 struct WatchedRun {
   model::Transformer model;
   Trainer trainer;
-  explicit WatchedRun(const std::string& on_spike,
-                      model::Precision precision = model::Precision::kF32)
+  explicit WatchedRun(OnSpike on_spike, model::Precision precision = model::Precision::kF32)
       : model(tiny_config(), precision), trainer(start(model), options(on_spike), rows) {}
   static model::Transformer& start(model::Transformer& m) {
     m.initialize(7);
     return m;
   }
-  static Options options(const std::string& on_spike) {
+  static Options options(OnSpike on_spike) {
     Options o = tiny_options();
     o.steps = 80;
     o.on_spike = on_spike;
@@ -89,7 +88,7 @@ struct WatchedRun {
 };
 
 TEST(Spikes, AStepThatIsOneChangesNothing) {
-  for (const char* action : {"skip", "stop", "rollback"}) {
+  for (const OnSpike action : {OnSpike::kSkip, OnSpike::kStop, OnSpike::kRollback}) {
     WatchedRun run(action);
     while (run.trainer.done() + 1 < kNoisyStep) {
       ASSERT_FALSE(run.trainer.step().spike.spike) << run.trainer.done();
@@ -99,7 +98,7 @@ TEST(Spikes, AStepThatIsOneChangesNothing) {
     EXPECT_TRUE(report.spike.spike);
     EXPECT_GT(report.spike.loss_z, 6);
     EXPECT_EQ(before, state_bytes(run.model, run.trainer));
-    const bool skips = std::string_view(action) == "skip";
+    const bool skips = action == OnSpike::kSkip;
     EXPECT_EQ(run.trainer.done(), skips ? kNoisyStep : kNoisyStep - 1);
     if (!skips) continue;
     EXPECT_FALSE(run.trainer.step().spike.spike);
@@ -108,7 +107,7 @@ TEST(Spikes, AStepThatIsOneChangesNothing) {
 }
 
 TEST(Spikes, ARunThatMeetsNoneIsTheSameWithTheGuard) {
-  WatchedRun with("skip"), without("none");
+  WatchedRun with(OnSpike::kSkip), without(OnSpike::kNone);
   for (int i = 0; i < 30; ++i) {
     with.trainer.step();
     without.trainer.step();
@@ -121,8 +120,8 @@ TEST(Spikes, WhatIsNotFiniteNeverReachesTheWeights) {
   for (const auto precision :
        {model::Precision::kF32, model::Precision::kBF16, model::Precision::kFp8}) {
     for (const std::string where : {"lm_head", "layers.1.self_attn.o_proj", "embed_tokens"}) {
-      SCOPED_TRACE(fmt::format("{} {}", name_of(precision), where));
-      WatchedRun run("skip", precision);
+      SCOPED_TRACE(fmt::format("{} {}", spelling(precision), where));
+      WatchedRun run(OnSpike::kSkip, precision);
       run.trainer.step();
       run.model.for_each_weight([&](model::Weight& w) {
         const bool found = w.pieces()[0].name.find(where) != std::string::npos;

@@ -41,7 +41,7 @@ inline Options tiny_options() {
   o.seq = 12;
   o.lr = 1e-2;
   o.warmup = 3;
-  o.precision = "fp32";
+  o.precision = model::Precision::kF32;
   return o;
 }
 

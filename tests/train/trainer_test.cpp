@@ -115,7 +115,7 @@ TEST_P(TrainerTest, LearnsToCount) {
   for (const auto precision : {model::Precision::kF32, model::Precision::kBF16}) {
     Options o = tiny_options();
     o.steps = 80;
-    o.precision = precision == model::Precision::kF32 ? "fp32" : "bf16";
+    o.precision = precision;
     TinyRun run(o, precision);
     double loss = 0;
     for (int i = 0; i < 80; ++i) loss = run.trainer.step().loss;
@@ -143,7 +143,7 @@ TEST_P(TrainerTest, BiasMovesTowardsIdleExperts) {
 TEST_P(TrainerTest, NormsByModuleAreOfTheStepThatIsTaken) {
   for (const auto precision : {model::Precision::kF32, model::Precision::kBF16}) {
     Options options = tiny_options();
-    if (precision == model::Precision::kBF16) options.moments = "bf16-random";
+    if (precision == model::Precision::kBF16) options.moments = MomentFormat::kBF16Random;
     TinyRun plain(options, precision), looked(options, precision);
     for (int i = 0; i < 3; ++i) {
       std::vector<std::vector<float>> before;
