@@ -322,19 +322,13 @@ void run_tokenizer(const TokenizerArguments& arguments) {
                         format_count(static_cast<double>(r.tokens)), r.bytes_per_second / 1e6));
 }
 
-}  // namespace
-
-void add_bench_command(CLI::App& app) {
-  CLI::App* command = app.add_subcommand("bench", "Speed, as shares of what the machine can do");
-  command->require_subcommand(1);
-  command->footer("`minke bench COMMAND --help` explains a command.");
-
+void add_kernels(CLI::App& bench) {
   struct Arguments {
     study::BenchOptions options;
     bool json = false, quick = false;
   };
   const auto arguments = std::make_shared<Arguments>();
-  CLI::App* kernels = command->add_subcommand("kernels", "Every hot op, on one thread and on all");
+  CLI::App* kernels = bench.add_subcommand("kernels", "Every hot op, on one thread and on all");
   kernels->footer(kFooter);
   kernels->add_option("--only", arguments->options.only, "Ops whose name or shape holds this");
   kernels->add_flag("--json", arguments->json, "One JSON object a line");
@@ -349,10 +343,12 @@ void add_bench_command(CLI::App& app) {
     }
     run_kernels(options, arguments->json);
   });
+}
 
+void add_train(CLI::App& bench) {
   const auto train_arguments = std::make_shared<TrainArguments>();
   train::Options& o = train_arguments->options;
-  CLI::App* train = command->add_subcommand("train", "Whole training steps, and their ops");
+  CLI::App* train = bench.add_subcommand("train", "Whole training steps, and their ops");
   train->footer(kTrainFooter);
   train->add_option("--size", o.size, "A model that comes with minke: nano, tiny or small")
       ->capture_default_str();
@@ -373,9 +369,11 @@ void add_bench_command(CLI::App& app) {
       ->capture_default_str();
   train->add_flag("--json", train_arguments->json, "A JSON object");
   train->callback([train_arguments] { run_train(*train_arguments); });
+}
 
+void add_decode(CLI::App& bench) {
   const auto d = std::make_shared<DecodeArguments>();
-  CLI::App* decode = command->add_subcommand("decode", "Prefill and decode of a model");
+  CLI::App* decode = bench.add_subcommand("decode", "Prefill and decode of a model");
   decode->footer(kDecodeFooter);
   auto* which = decode->add_option_group("model", "Which model");
   which->add_option("model", d->model, "A model's folder, or a run's");
@@ -413,15 +411,29 @@ void add_bench_command(CLI::App& app) {
       ->capture_default_str();
   decode->add_flag("--json", d->json, "JSON objects");
   decode->callback([d] { run_decode(*d); });
+}
 
+void add_tokenizer(CLI::App& bench) {
   const auto t = std::make_shared<TokenizerArguments>();
-  CLI::App* tokenizer = command->add_subcommand("tokenizer", "Encoding of a text, in one thread");
+  CLI::App* tokenizer = bench.add_subcommand("tokenizer", "Encoding of a text, in one thread");
   tokenizer->footer("Example:\n  minke bench tokenizer runs/first books/emma.txt");
   tokenizer->add_option("tokenizer", t->tokenizer, "A folder with a tokenizer, or a run's")
       ->required();
   tokenizer->add_option("file", t->file, "A file of text")->required();
   tokenizer->add_flag("--json", t->json, "A JSON object");
   tokenizer->callback([t] { run_tokenizer(*t); });
+}
+
+}  // namespace
+
+void add_bench_command(CLI::App& app) {
+  CLI::App* command = app.add_subcommand("bench", "Speed, as shares of what the machine can do");
+  command->require_subcommand(1);
+  command->footer("`minke bench COMMAND --help` explains a command.");
+  add_kernels(*command);
+  add_train(*command);
+  add_decode(*command);
+  add_tokenizer(*command);
 }
 
 }  // namespace minke::app

@@ -121,6 +121,40 @@ StoredTensor read_entry(const std::string& name, const json& entry,
   return tensor;
 }
 
+std::map<std::string, std::string> read_metadata(const json& entry, const std::string& where) {
+  if (!entry.is_object()) fail("{}: __metadata__ is {}", where, shown(entry));
+  std::map<std::string, std::string> out;
+  for (const auto& [key, value] : entry.items()) {
+    if (!value.is_string()) {
+      fail("{}: __metadata__ has {}, expected a string", where, shown(value));
+    }
+    out[key] = value.get<std::string>();
+  }
+  return out;
+}
+
+// The format leaves no byte unnamed: a gap or an overlap is a damaged header.
+void check_places(const std::map<std::string, StoredTensor, std::less<>>& tensors,
+                  std::span<const std::byte> numbers, const std::string& where) {
+  std::vector<const StoredTensor*> by_place;
+  for (const auto& [name, tensor] : tensors) by_place.push_back(&tensor);
+  std::stable_sort(by_place.begin(), by_place.end(), [](const auto* a, const auto* b) {
+    return a->data < b->data || (a->data == b->data && a->size < b->size);
+  });
+  const std::byte* at = numbers.data();
+  for (const StoredTensor* tensor : by_place) {
+    if (tensor->data != at) {
+      fail("{}: {}: begins at byte {}, expected {}, where the tensor before it ends", where,
+           tensor->name, tensor->data - numbers.data(), at - numbers.data());
+    }
+    at += tensor->size;
+  }
+  if (at != numbers.data() + numbers.size()) {
+    fail("{}: {} bytes of numbers, expected {}, where the last tensor ends", where, numbers.size(),
+         at - numbers.data());
+  }
+}
+
 }  // namespace
 
 TensorSpec::TensorSpec(std::string its_name, DType its_dtype, const Shape& its_shape)
@@ -169,13 +203,7 @@ void SafetensorsFile::read_header() {
   if (!entries.is_object()) fail("{}: header is {}, expected an object", where, shown(entries));
   for (const auto& [name, entry] : entries.items()) {
     if (name == "__metadata__") {
-      if (!entry.is_object()) fail("{}: __metadata__ is {}", where, shown(entry));
-      for (const auto& [key, value] : entry.items()) {
-        if (!value.is_string()) {
-          fail("{}: __metadata__ has {}, expected a string", where, shown(value));
-        }
-        metadata_[key] = value.get<std::string>();
-      }
+      metadata_ = read_metadata(entry, where);
       continue;
     }
     if (!is_sound_name(name)) {
@@ -188,32 +216,13 @@ void SafetensorsFile::read_header() {
       fail("{}: {}: {}", where, name, error.what());
     }
   }
-
-  // The format leaves no byte unnamed: a gap or an overlap is a damaged header.
-  std::vector<StoredTensor*> by_place;
-  for (auto& [name, tensor] : tensors_) by_place.push_back(&tensor);
-  std::stable_sort(by_place.begin(), by_place.end(), [](const auto* a, const auto* b) {
-    return a->data < b->data || (a->data == b->data && a->size < b->size);
-  });
-  const std::byte* at = numbers.data();
-  for (StoredTensor* tensor : by_place) {
-    if (tensor->data != at) {
-      fail("{}: {}: begins at byte {}, expected {}, where the tensor before it ends", where,
-           tensor->name, tensor->data - numbers.data(), at - numbers.data());
-    }
-    at += tensor->size;
-  }
-  if (at != numbers.data() + numbers.size()) {
-    fail("{}: {} bytes of numbers, expected {}, where the last tensor ends", where, numbers.size(),
-         at - numbers.data());
-  }
-
-  for (StoredTensor* tensor : by_place) {
-    const std::optional<DType> dtype = known_dtype(*tensor).dtype;
-    if (!dtype || reinterpret_cast<uintptr_t>(tensor->data) % size_of(*dtype) == 0) continue;
-    aligned_.emplace_back(tensor->size);
-    std::memcpy(aligned_.back().data(), tensor->data, tensor->size);
-    tensor->data = aligned_.back().data();
+  check_places(tensors_, numbers, where);
+  for (auto& [name, tensor] : tensors_) {
+    const std::optional<DType> dtype = known_dtype(tensor).dtype;
+    if (!dtype || reinterpret_cast<uintptr_t>(tensor.data) % size_of(*dtype) == 0) continue;
+    aligned_.emplace_back(tensor.size);
+    std::memcpy(aligned_.back().data(), tensor.data, tensor.size);
+    tensor.data = aligned_.back().data();
   }
 }
 

@@ -35,6 +35,29 @@ void copy_heads(const Tensor& y, const Tensor& x, int64_t sequences, int64_t fro
   for (int64_t b = 0; b < sequences; ++b) ops::convert(y.rows(b * to, to), x.rows(b * from, to));
 }
 
+// Where each token of depth k stands, and the first one that it may attend to.
+void lay_out(const Batch& batch, int64_t k, Transformer::Saved& s) {
+  const auto d = static_cast<size_t>(k);
+  const int64_t S = batch.positions_at(k);
+  for (int64_t b = 0; b < batch.sequences; ++b) {
+    int32_t start = 0;
+    for (int64_t i = 0; i < S; ++i) {
+      s.position[d].push_back(static_cast<int32_t>(i));
+      if (!batch.mask_documents || batch.documents.empty()) continue;
+      const auto at = static_cast<size_t>(b * batch.row_tokens + i);
+      if (i > 0 && batch.documents[at] != batch.documents[at - 1]) start = static_cast<int32_t>(i);
+      s.first[d].push_back(start);
+    }
+  }
+  s.layout.push_back({batch.sequences, S, s.position[d], s.first[d]});
+}
+
+Tensor keep(const Tensor& x, const Pass& pass) {
+  const Tensor kept = pass.saved.make(pass.activation(), x.shape());
+  ops::convert(kept, x);
+  return kept;
+}
+
 }  // namespace
 
 std::vector<int32_t> Batch::targets(int64_t depth) const {
@@ -184,83 +207,65 @@ size_t Transformer::packed_size(bool training) {
 }
 
 void Transformer::forward(const Batch& batch, const Options& options, Saved& s, const Pass& pass) {
-  const DType act = pass.activation();
-  const int64_t D = config_.hidden_size;
   const auto depths = options.depths < 0 ? static_cast<int64_t>(mtp_.size()) : options.depths;
   tables_.reserve(batch.positions);
-
   s.position.resize(static_cast<size_t>(depths) + 1);
   s.first.resize(s.position.size());
-  for (int64_t k = 0; k <= depths; ++k) {
-    const auto d = static_cast<size_t>(k);
-    const int64_t S = batch.positions_at(k);
-    for (int64_t b = 0; b < batch.sequences; ++b) {
-      int32_t start = 0;
-      for (int64_t i = 0; i < S; ++i) {
-        s.position[d].push_back(static_cast<int32_t>(i));
-        if (!batch.mask_documents || batch.documents.empty()) continue;
-        const auto at = static_cast<size_t>(b * batch.row_tokens + i);
-        if (i > 0 && batch.documents[at] != batch.documents[at - 1]) {
-          start = static_cast<int32_t>(i);
-        }
-        s.first[d].push_back(start);
-      }
-    }
-    s.layout.push_back({batch.sequences, S, s.position[d], s.first[d]});
-  }
-  const auto forced = [&](int64_t layer) {
-    return options.forced_experts.empty() ? Tensor{}
-                                          : options.forced_experts[static_cast<size_t>(layer)];
-  };
-  const auto run_block = [&](Block& block, const Tensor& x, const Layout& layout,
-                             Block::Saved& saved) {
-    const double balance =
-        block.forward(x, layout, tables_, forced(block.layer()), options.counting, saved, pass);
-    if (block.router() != nullptr) s.balance.push_back(balance);
-  };
-  const auto keep = [&](const Tensor& x) {
-    const Tensor kept = pass.saved.make(act, x.shape());
-    ops::convert(kept, x);
-    return kept;
-  };
-
-  {
-    const Arena::Scope scope(pass.scratch);
-    const Tensor x = pass.scratch.make(DType::kF32, {s.layout[0].tokens(), D});
-    ops::embedding(x, embedding_.pieces()[0].value, inputs(batch, 0));
-    s.blocks.resize(blocks_.size());
-    for (size_t n = 0; n < blocks_.size(); ++n) {
-      run_block(blocks_[n], x, s.layout[0], s.blocks[n]);
-    }
-    s.x_out = keep(x);
-    s.hidden.push_back(pass.saved.make(act, x.shape()));
-    norm_.forward(s.hidden[0], s.x_out, s.norm, pass);
-  }
-
+  for (int64_t k = 0; k <= depths; ++k) lay_out(batch, k, s);
+  forward_trunk(batch, options, s, pass);
   s.mtp.resize(static_cast<size_t>(depths));
-  for (int64_t k = 1; k <= depths; ++k) {
-    const Layout& layout = s.layout[static_cast<size_t>(k)];
-    const int64_t before = s.layout[static_cast<size_t>(k) - 1].positions;
-    MtpModule& mtp = mtp_[static_cast<size_t>(k) - 1];
-    MtpModule::Saved& m = s.mtp[static_cast<size_t>(k) - 1];
-    const int64_t T = layout.tokens();
-    m.h_TD = s.hidden.back();
-    if (layout.positions != before) {
-      m.h_TD = pass.saved.make(act, {T, D});
-      copy_heads(m.h_TD, s.hidden.back(), batch.sequences, before, layout.positions);
-    }
-    m.input_T2D = pass.saved.make(act, {T, 2 * D});
-    const Arena::Scope scope(pass.scratch);
-    const Tensor x = pass.scratch.make(DType::kF32, {T, D});
-    ops::embedding(x, embedding_.pieces()[0].value, inputs(batch, k));
-    mtp.enorm.forward(ops::Matrix(m.input_T2D).columns(0, D), x, m.enorm, pass);
-    mtp.hnorm.forward(ops::Matrix(m.input_T2D).columns(D, D), m.h_TD, m.hnorm, pass);
-    linear(x, m.input_T2D, mtp.eh_proj, false, pass);
-    run_block(mtp.block, x, layout, m.block);
-    m.x_out = keep(x);
-    s.hidden.push_back(pass.saved.make(act, {T, D}));
-    mtp.norm.forward(s.hidden.back(), m.x_out, m.norm, pass);
+  for (int64_t k = 1; k <= depths; ++k) forward_mtp(batch, k, options, s, pass);
+}
+
+void Transformer::forward_block(Block& block, const Tensor& x, const Layout& layout,
+                                const Options& options, Block::Saved& saved, Saved& s,
+                                const Pass& pass) {
+  const auto& forced = options.forced_experts;
+  const double balance = block.forward(
+      x, layout, tables_, forced.empty() ? Tensor{} : forced[static_cast<size_t>(block.layer())],
+      options.counting, saved, pass);
+  if (block.router() != nullptr) s.balance.push_back(balance);
+}
+
+void Transformer::forward_trunk(const Batch& batch, const Options& options, Saved& s,
+                                const Pass& pass) {
+  const Arena::Scope scope(pass.scratch);
+  const Tensor x = pass.scratch.make(DType::kF32, {s.layout[0].tokens(), config_.hidden_size});
+  ops::embedding(x, embedding_.pieces()[0].value, inputs(batch, 0));
+  s.blocks.resize(blocks_.size());
+  for (size_t n = 0; n < blocks_.size(); ++n) {
+    forward_block(blocks_[n], x, s.layout[0], options, s.blocks[n], s, pass);
   }
+  s.x_out = keep(x, pass);
+  s.hidden.push_back(pass.saved.make(pass.activation(), x.shape()));
+  norm_.forward(s.hidden[0], s.x_out, s.norm, pass);
+}
+
+void Transformer::forward_mtp(const Batch& batch, int64_t k, const Options& options, Saved& s,
+                              const Pass& pass) {
+  const auto d = static_cast<size_t>(k);
+  const DType act = pass.activation();
+  const Layout& layout = s.layout[d];
+  const int64_t before = s.layout[d - 1].positions;
+  MtpModule& mtp = mtp_[d - 1];
+  MtpModule::Saved& m = s.mtp[d - 1];
+  const int64_t T = layout.tokens(), D = config_.hidden_size;
+  m.h_TD = s.hidden.back();
+  if (layout.positions != before) {
+    m.h_TD = pass.saved.make(act, {T, D});
+    copy_heads(m.h_TD, s.hidden.back(), batch.sequences, before, layout.positions);
+  }
+  m.input_T2D = pass.saved.make(act, {T, 2 * D});
+  const Arena::Scope scope(pass.scratch);
+  const Tensor x = pass.scratch.make(DType::kF32, {T, D});
+  ops::embedding(x, embedding_.pieces()[0].value, inputs(batch, k));
+  mtp.enorm.forward(ops::Matrix(m.input_T2D).columns(0, D), x, m.enorm, pass);
+  mtp.hnorm.forward(ops::Matrix(m.input_T2D).columns(D, D), m.h_TD, m.hnorm, pass);
+  linear(x, m.input_T2D, mtp.eh_proj, false, pass);
+  forward_block(mtp.block, x, layout, options, m.block, s, pass);
+  m.x_out = keep(x, pass);
+  s.hidden.push_back(pass.saved.make(act, {T, D}));
+  mtp.norm.forward(s.hidden.back(), m.x_out, m.norm, pass);
 }
 
 void Transformer::backward(const Batch& batch, std::span<const Tensor> dhidden, float balance_scale,

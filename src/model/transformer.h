@@ -147,6 +147,11 @@ class Transformer {
                   std::span<const CacheRow> rows, const Pass& pass);
 
  private:
+  void forward_block(Block& block, const Tensor& x, const Layout& layout, const Options& options,
+                     Block::Saved& saved, Saved& s, const Pass& pass);
+  void forward_trunk(const Batch& batch, const Options& options, Saved& s, const Pass& pass);
+  void forward_mtp(const Batch& batch, int64_t k, const Options& options, Saved& s,
+                   const Pass& pass);
   void head_losses(const Batch& batch, std::span<const float> scale, Saved& saved,
                    std::span<const Tensor> dhidden, std::span<const std::span<float>> loss,
                    std::span<const std::span<int32_t>> argmax, Losses& out, const Pass& pass);

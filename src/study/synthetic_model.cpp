@@ -52,71 +52,78 @@ void write_run(checkpoint::SafetensorsWriter& writer, uint64_t bytes, const std:
   }
 }
 
-}  // namespace
-
-void write_synthetic_model(const fs::path& folder, const checkpoint::HfConfig& config) {
-  model::Transformer shape(config.model, model::Precision::kBF16);
+// What a checkpoint of that config holds.
+std::vector<checkpoint::TensorSpec> tensors_of(const model::ModelConfig& config) {
+  model::Transformer shape(config, model::Precision::kBF16);
   std::vector<checkpoint::TensorSpec> specs;
-  uint64_t bytes = 0;
-  const auto add = [&](const std::string& name, DType dtype, const Shape& of) {
-    specs.emplace_back(name, dtype, of);
-    bytes += specs.back().bytes();
-  };
   shape.for_each_weight([&](model::Weight& weight) {
     for (const model::Piece& piece : weight.pieces()) {
-      if (const auto format = checkpoint::integers_of(config.model, piece.name)) {
-        add(piece.name, *format, int_codes_shape(piece.shape, *format));
-        add(checkpoint::integer_scale_name(piece.name), DType::kBF16,
-            int_scale_shape(piece.shape, *format));
+      if (const auto format = checkpoint::integers_of(config, piece.name)) {
+        specs.emplace_back(piece.name, *format, int_codes_shape(piece.shape, *format));
+        specs.emplace_back(checkpoint::integer_scale_name(piece.name), DType::kBF16,
+                           int_scale_shape(piece.shape, *format));
         continue;
       }
-      const bool codes = config.model.quantization && checkpoint::is_fp8_weight(piece.name);
-      add(piece.name, codes ? DType::kE4M3 : DType::kBF16, piece.shape);
+      const bool codes = config.quantization && checkpoint::is_fp8_weight(piece.name);
+      specs.emplace_back(piece.name, codes ? DType::kE4M3 : DType::kBF16, piece.shape);
       if (codes) {
-        add(checkpoint::scale_name(piece.name), DType::kF32,
-            scale_shape(piece.shape, kBlock128x128));
+        specs.emplace_back(checkpoint::scale_name(piece.name), DType::kF32,
+                           scale_shape(piece.shape, kBlock128x128));
       }
     }
   });
   shape.for_each_router([&](int64_t, const model::Router& router) {
-    if (router.has_bias()) add(router.bias_name, DType::kF32, router.bias_E.shape());
+    if (router.has_bias()) specs.emplace_back(router.bias_name, DType::kF32, router.bias_E.shape());
   });
+  return specs;
+}
+
+void write_random(checkpoint::SafetensorsWriter& writer, const checkpoint::TensorSpec& spec,
+                  const Numbers& numbers, const model::ModelConfig& config) {
+  const uint64_t size = spec.bytes();
+  const size_t place = stream_key(2, 0, spec.name);
+  if (spec.dtype == "F8_E4M3") {
+    write_run(writer, size, numbers.codes, place);
+  } else if (spec.dtype == "I8") {
+    write_run(writer, size, numbers.integers, place);
+  } else if (spec.dtype == "U8") {
+    write_run(writer, size, numbers.bytes, place);
+  } else if (spec.name.ends_with("_scale")) {
+    const std::string weight = spec.name.substr(0, spec.name.size() - std::strlen("_scale"));
+    const bool four = checkpoint::integers_of(config, weight) == DType::kU8;
+    const double each = config.initializer_range / (four ? kInt4Deviation : kInt8Deviation);
+    write_run(writer, size, std::vector<bf16>(1024, bf16(static_cast<float>(each))), 0);
+  } else if (spec.dtype == "BF16" && spec.name.find("norm.weight") == std::string::npos) {
+    write_run(writer, size, numbers.bf16s, place);
+  } else if (spec.dtype == "BF16") {
+    write_run(writer, size, std::vector<bf16>(1024, bf16(1.0F)), 0);
+  } else {
+    const auto scale = static_cast<float>(config.initializer_range / kCodeDeviation);
+    write_run(writer, size, std::vector<float>(1024, spec.name.ends_with("_bias") ? 0.0F : scale),
+              0);
+  }
+}
+
+}  // namespace
+
+void write_synthetic_model(const fs::path& folder, const checkpoint::HfConfig& config) {
+  const std::vector<checkpoint::TensorSpec> specs = tensors_of(config.model);
+  uint64_t bytes = 0;
+  for (const checkpoint::TensorSpec& spec : specs) bytes += spec.bytes();
   const uint64_t left = free_disk_bytes(folder);
   if (left < 2 * bytes) {
     fail("{}: the model takes {} and as much again once packed, and {} of the disk is left",
          folder.string(), format_bytes(static_cast<double>(bytes)),
          format_bytes(static_cast<double>(left)));
   }
-
   write_file_atomic(folder / "config.json", checkpoint::config_text(config));
   const Numbers numbers(config.model.initializer_range);
-  const auto scale = static_cast<float>(config.model.initializer_range / kCodeDeviation);
   checkpoint::SafetensorsWriter writer(folder / "model.safetensors", specs);
   Progress progress("writing a random model", bytes, Progress::Unit::kBytes);
   for (const checkpoint::TensorSpec& spec : writer.order()) {
     stop_if_interrupted();
-    const uint64_t size = spec.bytes();
-    const size_t place = stream_key(2, 0, spec.name);
-    if (spec.dtype == "F8_E4M3") {
-      write_run(writer, size, numbers.codes, place);
-    } else if (spec.dtype == "I8") {
-      write_run(writer, size, numbers.integers, place);
-    } else if (spec.dtype == "U8") {
-      write_run(writer, size, numbers.bytes, place);
-    } else if (spec.name.ends_with("_scale")) {
-      const std::string weight = spec.name.substr(0, spec.name.size() - std::strlen("_scale"));
-      const bool four = checkpoint::integers_of(config.model, weight) == DType::kU8;
-      const double each = config.model.initializer_range / (four ? kInt4Deviation : kInt8Deviation);
-      write_run(writer, size, std::vector<bf16>(1024, bf16(static_cast<float>(each))), 0);
-    } else if (spec.dtype == "BF16" && spec.name.find("norm.weight") == std::string::npos) {
-      write_run(writer, size, numbers.bf16s, place);
-    } else if (spec.dtype == "BF16") {
-      write_run(writer, size, std::vector<bf16>(1024, bf16(1.0F)), 0);
-    } else {
-      const bool bias = spec.name.ends_with("_bias");
-      write_run(writer, size, std::vector<float>(1024, bias ? 0.0F : scale), 0);
-    }
-    progress.add(size);
+    write_random(writer, spec, numbers, config.model);
+    progress.add(spec.bytes());
   }
   writer.finish();
 }

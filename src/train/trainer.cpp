@@ -95,104 +95,104 @@ void Trainer::resume_at(Position position) {
   guard_.restore(std::move(position.steps));
 }
 
-StepReport Trainer::step(Look look) {
-  const int64_t depths = model_.config().num_nextn_predict_layers;
-  StepReport report;
-  report.step = done_ + 1;
-  report.learning_rate = schedule_.learning_rate(report.step);
-  report.batch = schedule_.batch(report.step);
-  report.tokens = report.batch * options_.seq;
-  const int64_t row_tokens = options_.seq + 1 + depths, batch = report.batch;
-  const int64_t rows_before = schedule_.rows(done_) + rows_passed_over_;
-
-  std::vector<int32_t> tokens(static_cast<size_t>(batch * row_tokens)), documents(tokens.size());
-  std::vector<uint8_t> learned(learned_ ? tokens.size() : 0);
-  {
-    const Profiled profiled("data");
-    for (int64_t i = 0; i < batch; ++i) {
-      const auto at = static_cast<size_t>(i * row_tokens), n = static_cast<size_t>(row_tokens);
-      rows_(rows_before + i, std::span(tokens).subspan(at, n), std::span(documents).subspan(at, n));
-      if (learned_) learned_(rows_before + i, std::span(learned).subspan(at, n));
-    }
+Trainer::Rows Trainer::read_rows(int64_t count) const {
+  const Profiled profiled("data");
+  Rows rows;
+  rows.row_tokens = options_.seq + 1 + model_.config().num_nextn_predict_layers;
+  rows.tokens.resize(static_cast<size_t>(count * rows.row_tokens));
+  rows.documents.resize(rows.tokens.size());
+  if (learned_) rows.learned.resize(rows.tokens.size());
+  const int64_t before = schedule_.rows(done_) + rows_passed_over_;
+  for (int64_t i = 0; i < count; ++i) {
+    const auto at = static_cast<size_t>(i * rows.row_tokens);
+    const auto n = static_cast<size_t>(rows.row_tokens);
+    rows_(before + i, std::span(rows.tokens).subspan(at, n),
+          std::span(rows.documents).subspan(at, n));
+    if (learned_) learned_(before + i, std::span(rows.learned).subspan(at, n));
   }
-  const auto part = [&](int64_t first, int64_t count) {
-    const auto at = static_cast<size_t>(first * row_tokens);
-    const auto n = static_cast<size_t>(count * row_tokens);
-    return model::Batch{
-        count,
-        options_.seq,
-        row_tokens,
-        std::span(tokens).subspan(at, n),
-        std::span(documents).subspan(at, n),
-        options_.mask_documents,
-        learned_ ? std::span(std::as_const(learned)).subspan(at, n) : std::span<const uint8_t>()};
+  return rows;
+}
+
+model::Batch Trainer::part(const Rows& rows, int64_t first, int64_t count) const {
+  const auto of = [&](const auto& all) {
+    return std::span(all).subspan(static_cast<size_t>(first * rows.row_tokens),
+                                  static_cast<size_t>(count * rows.row_tokens));
   };
-  // Every loss is a mean over the valid positions of the whole batch, however it is cut.
-  std::vector<float> scale;
-  for (int64_t k = 0; k <= depths; ++k) {
-    const auto valid = static_cast<double>(model::count_valid(part(0, batch).targets(k)));
-    const double weight =
-        k == 0 ? 1 : schedule_.mtp_lambda(report.step) / static_cast<double>(depths);
-    scale.push_back(valid > 0 ? static_cast<float>(weight / valid) : 0.0F);
-  }
-  const auto balance_scale = static_cast<float>(options_.alpha / static_cast<double>(batch));
+  return {count,
+          options_.seq,
+          rows.row_tokens,
+          of(rows.tokens),
+          of(rows.documents),
+          options_.mask_documents,
+          learned_ ? of(rows.learned) : std::span<const uint8_t>()};
+}
 
+std::vector<model::Batch> Trainer::micro_batches(const Rows& rows, int64_t batch) const {
+  std::vector<model::Batch> out;
+  for (int64_t first = 0; first < batch; first += micro_batch(options_)) {
+    out.push_back(part(rows, first, std::min(micro_batch(options_), batch - first)));
+  }
+  return out;
+}
+
+// Every loss is a mean over the valid positions of the whole batch, however it is cut.
+std::vector<float> Trainer::loss_scales(const model::Batch& batch, int64_t step) const {
+  const int64_t depths = model_.config().num_nextn_predict_layers;
+  std::vector<float> scales;
+  for (int64_t k = 0; k <= depths; ++k) {
+    const auto valid = static_cast<double>(model::count_valid(batch.targets(k)));
+    const double weight = k == 0 ? 1 : schedule_.mtp_lambda(step) / static_cast<double>(depths);
+    scales.push_back(valid > 0 ? static_cast<float>(weight / valid) : 0.0F);
+  }
+  return scales;
+}
+
+bool Trainer::compute_gradients(const Rows& rows, StepReport& report) {
+  const auto batch = static_cast<double>(report.batch);
+  const auto scales = loss_scales(part(rows, 0, report.batch), report.step);
   model_.clear_gradients();
   clear_router_counts(model_);
-  std::vector<model::Transformer::DepthLoss> sums(static_cast<size_t>(depths) + 1);
+  std::vector<model::Transformer::DepthLoss> sums(scales.size());
   bool finite = true;
-  for (int64_t first = 0; first < batch; first += micro_batch(options_)) {
-    const int64_t count = std::min(micro_batch(options_), batch - first);
-    model::Transformer::Options how;
-    how.counting = true;
-    model::Transformer::Losses losses;
-    try {
-      losses = model_.forward_backward(part(first, count), scale, balance_scale, how, pass());
-    } catch (const ops::NotFinite&) {
-      // A step like any whose loss is not finite, where it is for --on-spike to say what is done.
-      if (options_.on_spike == OnSpike::kNone) throw;
-      finite = false;
-      break;
+  try {
+    for (const model::Batch& micro : micro_batches(rows, report.batch)) {
+      model::Transformer::Options how;
+      how.counting = true;
+      const model::Transformer::Losses losses = model_.forward_backward(
+          micro, scales, static_cast<float>(options_.alpha / batch), how, pass());
+      for (size_t k = 0; k < sums.size(); ++k) {
+        sums[k].sum += losses.depth[k].sum;
+        sums[k].valid += losses.depth[k].valid;
+      }
+      report.balance += losses.balance / batch;
     }
-    for (size_t k = 0; k < sums.size(); ++k) {
-      sums[k].sum += losses.depth[k].sum;
-      sums[k].valid += losses.depth[k].valid;
-    }
-    report.balance += losses.balance / static_cast<double>(batch);
+  } catch (const ops::NotFinite&) {
+    // A step like any whose loss is not finite, where it is for --on-spike to say what is done.
+    if (options_.on_spike == OnSpike::kNone) throw;
+    finite = false;
   }
   const auto mean = [&](size_t k) {
     return sums[k].valid > 0 ? sums[k].sum / static_cast<double>(sums[k].valid) : 0.0;
   };
   report.loss = finite ? mean(0) : std::numeric_limits<double>::quiet_NaN();
   for (size_t k = 1; k < sums.size(); ++k) report.mtp_loss.push_back(mean(k));
-  if (finite && options_.shadow_bf16 > 0 && report.step % options_.shadow_bf16 == 0) {
-    std::vector<model::Batch> batches;
-    for (int64_t first = 0; first < batch; first += micro_batch(options_)) {
-      batches.push_back(part(first, std::min(micro_batch(options_), batch - first)));
-    }
-    report.shadow_loss = loss_in_bf16(model_, batches, pass());
-  }
-  const Profiled profiled("update");
-  report.gradient_norm = finite ? optimizer_.gradient_norm() : report.loss;
-  report.spike = guard_.score(report.loss, report.gradient_norm);
-  if (options_.on_spike == OnSpike::kNone) {
-    if (!report.spike.finite) {
-      fail(
-          "step {}: the {} is not finite; the weights are as before it. Try a smaller --lr, more "
-          "--warmup, or --on-spike skip",
-          report.step, std::isfinite(report.loss) ? "gradient" : "loss");
-    }
-    report.spike.spike = false;
-  }
-  if (report.spike.spike) {
-    report.routers = router_loads(model_);
-    if (options_.on_spike != OnSpike::kSkip) return report;
-    guard_.add(report.loss, report.gradient_norm);
-    ++done_;
-    return report;
-  }
-  if (options_.on_spike != OnSpike::kNone) guard_.add(report.loss, report.gradient_norm);
+  return finite;
+}
 
+// Where nobody watches for spikes, what is not finite ends the run.
+void Trainer::score(StepReport& report) {
+  report.spike = guard_.score(report.loss, report.gradient_norm);
+  if (options_.on_spike != OnSpike::kNone) return;
+  if (!report.spike.finite) {
+    fail(
+        "step {}: the {} is not finite; the weights are as before it. Try a smaller --lr, more "
+        "--warmup, or --on-spike skip",
+        report.step, std::isfinite(report.loss) ? "gradient" : "loss");
+  }
+  report.spike.spike = false;
+}
+
+void Trainer::update(StepReport& report, Look look) {
   report.clipped = options_.clip > 0 && report.gradient_norm > options_.clip;
   const double factor = report.clipped ? options_.clip / report.gradient_norm : 1.0;
   ++updates_;
@@ -204,7 +204,27 @@ StepReport Trainer::step(Look look) {
                      static_cast<float>(schedule_.gamma(report.step)));
   });
   optimizer_.average_biases(updates_);
+}
+
+StepReport Trainer::step(Look look) {
+  StepReport report;
+  report.step = done_ + 1;
+  report.learning_rate = schedule_.learning_rate(report.step);
+  report.batch = schedule_.batch(report.step);
+  report.tokens = report.batch * options_.seq;
+  const Rows rows = read_rows(report.batch);
+  const bool finite = compute_gradients(rows, report);
+  if (finite && options_.shadow_bf16 > 0 && report.step % options_.shadow_bf16 == 0) {
+    report.shadow_loss = loss_in_bf16(model_, micro_batches(rows, report.batch), pass());
+  }
+  const Profiled profiled("update");
+  report.gradient_norm = finite ? optimizer_.gradient_norm() : report.loss;
+  score(report);
+  const bool skipped = report.spike.spike && options_.on_spike == OnSpike::kSkip;
+  if (!report.spike.spike) update(report, look);
   report.routers = router_loads(model_);
+  if (report.spike.spike && !skipped) return report;
+  if (options_.on_spike != OnSpike::kNone) guard_.add(report.loss, report.gradient_norm);
   ++done_;
   return report;
 }

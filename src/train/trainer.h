@@ -87,6 +87,21 @@ class Trainer {
   size_t peak_workspace() const { return scratch_.peak(); }
 
  private:
+  // The rows of a step, one after the other.
+  struct Rows {
+    int64_t row_tokens = 0;
+    std::vector<int32_t> tokens, documents;
+    std::vector<uint8_t> learned;
+  };
+  Rows read_rows(int64_t count) const;
+  model::Batch part(const Rows& rows, int64_t first, int64_t count) const;
+  std::vector<model::Batch> micro_batches(const Rows& rows, int64_t batch) const;
+  std::vector<float> loss_scales(const model::Batch& batch, int64_t step) const;
+  // Gradients, and the report's losses. False: something is not finite, and they are not whole.
+  bool compute_gradients(const Rows& rows, StepReport& report);
+  void score(StepReport& report);
+  void update(StepReport& report, Look look);
+
   model::Transformer& model_;
   Options options_;
   Schedule schedule_;

@@ -52,6 +52,8 @@ class Program {
   Program& operator=(const Program&) = delete;
 
   void send(int signal) const { ::kill(child_, signal); }
+  // What it has said so far.
+  std::string err() const { return read_file(folder_ / "err"); }
   Said wait() {
     int status = 0;
     if (::waitpid(child_, &status, 0) != child_) ADD_FAILURE() << "the program is not there";
@@ -59,7 +61,7 @@ class Program {
     Said said;
     said.exit_code = WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
     if (fs::exists(folder_ / "out")) said.out = read_file(folder_ / "out");
-    said.err = read_file(folder_ / "err");
+    said.err = err();
     return said;
   }
 

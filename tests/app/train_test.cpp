@@ -114,8 +114,9 @@ TEST(Train, AnInterruptSavesAndTheRunGoesOnAsIfThereHadBeenNone) {
 TEST(Train, AnInterruptBeforeTheFirstStepLeavesARunThatCanGoOn) {
   const SmallRuns runs;
   Program program(runs.flags("run", {"--minutes", "600", "--save-every", "100000000"}));
+  // Said once the text is read; before that there is no run to go on with.
   ASSERT_NO_FATAL_FAILURE(
-      wait_until([&] { return fs::exists(runs.path("run/tokens/manifest.json")); }));
+      wait_until([&] { return program.err().find("memory: ") != std::string::npos; }));
   program.send(SIGINT);
   expect_success(program.wait());
   const std::string stop = std::to_string(state_of(runs, "run")["step"].get<int64_t>() + 1);
