@@ -4,11 +4,15 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <chrono>
+#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <optional>
+#include <thread>
 
 #include "base/error.h"
+#include "base/interrupt.h"
 #include "base/progress.h"
 
 namespace minke::study {
@@ -42,6 +46,16 @@ const std::vector<Compressor>& compressors() {
   return all;
 }
 
+// Waits for a child process, or ends it where a signal asks to leave. Its status.
+int wait_for(pid_t child) {
+  int status = 0;
+  while (::waitpid(child, &status, WNOHANG) == 0) {
+    if (interrupted()) ::kill(child, SIGKILL);
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  }
+  return status;
+}
+
 // Size of what the compressor makes of `in`; nothing where it fails.
 std::optional<uint64_t> compressed_size(const Compressor& how, const fs::path& in,
                                         const fs::path& out) {
@@ -66,13 +80,33 @@ std::optional<uint64_t> compressed_size(const Compressor& how, const fs::path& i
     if (redirected) ::execvp(argv[0], argv.data());
     ::_exit(127);
   }
-  int status = 0;
-  if (::waitpid(child, &status, 0) != child || status != 0) return std::nullopt;
+  const int status = wait_for(child);
+  stop_if_interrupted();
+  if (status != 0) return std::nullopt;
   const auto size = fs::file_size(out, ec);
   fs::remove(out, ec);
   if (ec) return std::nullopt;
   return size;
 }
+
+// Within the run's folder, whose disk has room; what a kill left of it goes when it is next made.
+class WorkFolder {
+ public:
+  explicit WorkFolder(fs::path path) : path_(std::move(path)) {
+    fs::remove_all(path_);
+    fs::create_directory(path_);
+  }
+  ~WorkFolder() {
+    std::error_code ec;
+    fs::remove_all(path_, ec);
+  }
+  WorkFolder(const WorkFolder&) = delete;
+  WorkFolder& operator=(const WorkFolder&) = delete;
+  fs::path operator/(const char* name) const { return path_ / name; }
+
+ private:
+  fs::path path_;
+};
 
 }  // namespace
 
@@ -80,10 +114,12 @@ std::vector<CompressorResult> run_compressors(const std::vector<train::SourceFil
                                               const std::vector<train::SourceFile>& valid,
                                               const std::string& text_field, const fs::path& folder,
                                               uint64_t most_bytes) {
-  AtomicFile alone(folder / ".train.txt"), both(folder / ".both.txt");
+  const WorkFolder work(folder / ".compressed");
+  AtomicFile alone(work / "train.txt"), both(work / "both.txt");
   const auto read = [&](const std::vector<train::SourceFile>& files, bool primes) {
     for (const train::SourceFile& file : files) {
       train::read_documents(file, text_field, [&](train::Document&& document) {
+        stop_if_interrupted();
         if (!primes && !document.messages.empty()) {
           fail("of conversations the model is measured on what the assistant says alone");
         }
@@ -106,15 +142,13 @@ std::vector<CompressorResult> run_compressors(const std::vector<train::SourceFil
   for (const Compressor& how : compressors()) {
     if (valid_bytes == 0 || !installed(how.program)) continue;
     line.show(fmt::format("compressing the text, to compare with: {}", how.name));
-    const fs::path out = folder / ".compressed.7z";
-    const auto primed = compressed_size(how, folder / ".both.txt", out);
-    const auto prime = compressed_size(how, folder / ".train.txt", out);
+    const fs::path out = work / "compressed.7z";
+    const auto primed = compressed_size(how, work / "both.txt", out);
+    const auto prime = compressed_size(how, work / "train.txt", out);
     if (!primed || !prime || *primed < *prime) continue;
     results.push_back({how.name, static_cast<double>(*primed - *prime) * 8 / valid_bytes});
   }
   line.clear();
-  fs::remove(folder / ".train.txt");
-  fs::remove(folder / ".both.txt");
   return results;
 }
 

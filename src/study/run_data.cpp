@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "train/metrics.h"
 
 namespace minke::study {
 namespace {
@@ -122,15 +123,13 @@ void RunData::refresh() {
   in.seekg(static_cast<std::streamoff>(read_));
   // What does not end in a newline is not whole yet.
   for (std::string line; std::getline(in, line) && !in.eof(); read_ += line.size() + 1, ++lines_) {
-    nlohmann::json event = nlohmann::json::parse(line, nullptr, false);
-    if (!event.is_object()) {
-      fail("{}:{}: expected a JSON object", path_.string(), lines_ + 1);
-    }
-    const std::string name = event.value("event", "");
-    if (name == "start") start_ = event;
-    if (name == "eval" && event.value("whole", false)) conclusion_ = event;
-    const auto kind = kinds_.find(name);
-    if (kind != kinds_.end()) kind->second.add(std::move(event));
+    train::read_event(path_, lines_ + 1, line, [&](nlohmann::json& event) {
+      const std::string name = event["event"];
+      if (name == "start") start_ = event;
+      if (name == "eval" && event.value("whole", false)) conclusion_ = event;
+      const auto kind = kinds_.find(name);
+      if (kind != kinds_.end()) kind->second.add(std::move(event));
+    });
   }
 }
 

@@ -33,7 +33,7 @@ class RunData {
   explicit RunData(const fs::path& run);
 
   // Reads what was written since; all, where the log was replaced (a run that is resumed drops what
-  // came after its checkpoint). Error naming the line that is no JSON object.
+  // came after its checkpoint). Error naming the line that is no event.
   void refresh();
   // Changes whenever the content does.
   std::string version() const;

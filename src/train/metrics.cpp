@@ -1,6 +1,7 @@
 #include "train/metrics.h"
 
 #include <algorithm>
+#include <sstream>
 
 namespace minke::train {
 namespace {
@@ -143,29 +144,28 @@ nlohmann::json eval_event(int64_t step, const Evaluation& result) {
   return event;
 }
 
-void read_metrics(const fs::path& path,
-                  const std::function<void(const nlohmann::json&)>& on_event) {
-  const std::string text = read_file(path);
-  size_t line = 0;
-  for (size_t begin = 0; begin < text.size();) {
-    const size_t end = std::min(text.find('\n', begin), text.size());
-    ++line;
-    auto event =
-        nlohmann::json::parse(text.begin() + static_cast<std::ptrdiff_t>(begin),
-                              text.begin() + static_cast<std::ptrdiff_t>(end), nullptr, false);
+void read_event(const fs::path& path, int64_t line, std::string_view text,
+                const OnEvent& on_event) {
+  auto event = nlohmann::json::parse(text, nullptr, false);
+  if (!event.is_object() || !event.contains("event") || !event["event"].is_string() ||
+      !event.contains("step") || !event["step"].is_number_integer()) {
+    fail("{}:{}: expected an object with \"event\", a text, and \"step\", an integer",
+         path.string(), line);
+  }
+  try {
+    on_event(event);
+  } catch (const nlohmann::json::exception& error) {
+    fail("{}:{}: the line is damaged: {}", path.string(), line, error.what());
+  }
+}
+
+void read_metrics(const fs::path& path, const OnEvent& on_event) {
+  std::istringstream in(read_file(path));
+  int64_t lines = 0;
+  for (std::string line; std::getline(in, line);) {
     // A line cut short by a kill is the last one; it is of no step that counts.
-    if (event.is_discarded() && end == text.size()) break;
-    if (!event.is_object() || !event.contains("event") || !event["event"].is_string() ||
-        !event.contains("step") || !event["step"].is_number_integer()) {
-      fail("{}:{}: expected an object with \"event\", a text, and \"step\", an integer",
-           path.string(), line);
-    }
-    try {
-      on_event(event);
-    } catch (const nlohmann::json::exception& error) {
-      fail("{}:{}: the line is damaged: {}", path.string(), line, error.what());
-    }
-    begin = end + 1;
+    if (in.eof() && !nlohmann::json::accept(line)) break;
+    read_event(path, ++lines, line, on_event);
   }
 }
 

@@ -42,8 +42,11 @@ nlohmann::json fp8_event(int64_t step, const std::vector<ops::QuantizeCounts>& c
 nlohmann::json memory_event(int64_t step, const model::StepMemory& planned, const Trainer& trainer);
 nlohmann::json eval_event(int64_t step, const Evaluation& result);
 
-// Calls on_event for each event of a log, in order. Error naming the line that is no event, or of
-// which on_event found a field of another kind.
-void read_metrics(const fs::path& path, const std::function<void(const nlohmann::json&)>& on_event);
+using OnEvent = std::function<void(nlohmann::json&)>;
+// Calls on_event for the event in `text`, line `line` of a log. Error naming that line, if it is no
+// event, or if on_event finds a field of another kind.
+void read_event(const fs::path& path, int64_t line, std::string_view text, const OnEvent& on_event);
+// The same for each line of a log, in order.
+void read_metrics(const fs::path& path, const OnEvent& on_event);
 
 }  // namespace minke::train

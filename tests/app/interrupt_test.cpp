@@ -116,5 +116,27 @@ TEST_F(Interrupted, ARandomModelOfABenchmarkIsDeleted) {
   EXPECT_THAT(names_in(out.path()), IsEmpty());
 }
 
+// A run that is trained needs no compressor: the report says why there is none.
+TEST_F(Interrupted, CompressorsAreLeftOutOfTheReport) {
+  const SmallRuns runs;
+  fs::create_directory(runs.path("bin"));
+  runs.write("bin/xz", "#!/bin/sh\nexec sleep 600\n");
+  fs::permissions(runs.path("bin/xz"), fs::perms::owner_all);
+  std::vector<std::string> flags = runs.flags("run", {"--steps", "2"});
+  std::erase(flags, "--no-report");
+  const std::string path = std::getenv("PATH");
+  ::setenv("PATH", (runs.path("bin") + ":" + path).c_str(), 1);
+  Program program(flags);
+  ::setenv("PATH", path.c_str(), 1);
+  ASSERT_NO_FATAL_FAILURE(
+      wait_until([&] { return fs::exists(runs.path("run/.compressed/compressed.7z")); }));
+  program.send(SIGTERM);
+  const Said said = program.wait();
+  expect_success(said);
+  EXPECT_THAT(said.err, HasSubstr("report.html has no compressors"));
+  EXPECT_THAT(read_file(runs.path("run/report.html")), HasSubstr("interrupted"));
+  EXPECT_FALSE(fs::exists(runs.path("run/.compressed")));
+}
+
 }  // namespace
 }  // namespace minke

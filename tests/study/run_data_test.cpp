@@ -60,14 +60,14 @@ TEST_F(RunDataTest, ALogThatIsReplacedIsReadAgain) {
 }
 
 TEST_F(RunDataTest, AFaultIsNamedByItsLineAsOftenAsAsked) {
-  RunData data(folder_.path());
-  append(step(1).dump() + "\nnonsense\n");
-  for (int i = 0; i < 2; ++i) {
-    try {
-      data.refresh();
-      ADD_FAILURE() << "nothing was said";
-    } catch (const Error& error) {
-      EXPECT_THAT(error.what(), testing::HasSubstr("metrics.jsonl:2"));
+  for (const char* bad : {"nonsense", R"({"event": 5, "step": 2})", R"({"event": "eval"})",
+                          R"({"event": "eval", "step": 2, "whole": "yes"})"}) {
+    write_file_atomic(folder_ / "metrics.jsonl", step(1).dump() + "\n" + bad + "\n");
+    RunData data(folder_.path());
+    for (int i = 0; i < 2; ++i) {
+      EXPECT_THAT([&] { data.refresh(); },
+                  testing::ThrowsMessage<Error>(testing::HasSubstr("metrics.jsonl:2: ")))
+          << bad;
     }
   }
 }
