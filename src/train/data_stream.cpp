@@ -4,7 +4,9 @@
 #include <numeric>
 
 #include "base/error.h"
+#include "base/progress.h"
 #include "base/rng.h"
+#include "base/thread_pool.h"
 
 namespace minke::train {
 namespace {
@@ -36,6 +38,7 @@ TokenStream::TokenStream(const TokenStore& store, std::vector<int64_t> documents
 std::shared_ptr<const TokenStream::Epoch> TokenStream::epoch(int64_t number) const {
   const std::lock_guard lock(mutex_);
   if (last_ != nullptr && last_->number == number) return last_;
+  last_.reset();  // there is memory for one
   auto next = std::make_shared<Epoch>();
   const auto draws = [&](std::string_view what) {
     return Rng(stream_key(seed_, static_cast<uint64_t>(number), what));
@@ -53,21 +56,53 @@ std::shared_ptr<const TokenStream::Epoch> TokenStream::epoch(int64_t number) con
   return next;
 }
 
+// In parallel, a few documents at once: what a thread makes of them is appended in their order.
 void TokenStream::lay_out(std::span<const int64_t> documents, Epoch& epoch) const {
-  Layout& layout = epoch.layout;
-  layout.seed = seed_;
-  layout.epoch = static_cast<uint64_t>(epoch.number);
-  const Rewriting none;
-  for (const int64_t document : documents) {
-    const Rewriting& how = store_.is_conversation(document) ? none : rewriting_;
-    how.add(document, store_.tokens(document), layout);
-  }
-  std::vector<int32_t> buffer;
+  constexpr int64_t kBlock = 4096, kTogether = 16;
+  struct Part {
+    Layout layout;
+    std::vector<int64_t> sizes;  // of its segments
+  };
+  const auto made_of = [&](std::span<const int64_t> some) {
+    Part part;
+    part.layout.seed = epoch.layout.seed;
+    part.layout.epoch = epoch.layout.epoch;
+    const Rewriting none;
+    for (const int64_t document : some) {
+      const Rewriting& how = store_.is_conversation(document) ? none : rewriting_;
+      how.add(document, store_.tokens(document), part.layout);
+    }
+    std::vector<int32_t> buffer;
+    for (const Segment& segment : part.layout.segments) {
+      const auto tokens = store_.tokens(segment.document);
+      part.sizes.push_back(std::ssize(rewriting_.read(segment, tokens, part.layout, buffer)));
+    }
+    return part;
+  };
+  epoch.layout.seed = seed_;
+  epoch.layout.epoch = static_cast<uint64_t>(epoch.number);
   epoch.begins = {0};
-  for (const Segment& segment : layout.segments) {
-    const auto tokens = rewriting_.read(segment, store_.tokens(segment.document), layout, buffer);
-    epoch.begins.push_back(epoch.begins.back() + std::ssize(tokens));
+  Progress progress("laying out the text", documents.size());
+  for (size_t at = 0; at < documents.size(); at += kBlock) {
+    const auto block = documents.subspan(at, std::min<size_t>(kBlock, documents.size() - at));
+    std::vector<Part> parts((block.size() + kTogether - 1) / kTogether);
+    parallel_for(std::ssize(block), kTogether, [&](int64_t begin, int64_t end) {
+      parts[static_cast<size_t>(begin / kTogether)] =
+          made_of(block.subspan(static_cast<size_t>(begin), static_cast<size_t>(end - begin)));
+    });
+    for (const Part& part : parts) {
+      append(epoch.layout, part.layout);
+      for (const int64_t size : part.sizes) epoch.begins.push_back(epoch.begins.back() + size);
+    }
+    progress.add(block.size());
   }
+}
+
+uint64_t TokenStream::layout_bytes() const {
+  const uint64_t segments = rewriting_.segments(std::ssize(documents_), tokens_);
+  // A vector that grows may have room for twice as much.
+  return 2 * segments * (sizeof(Segment) + sizeof(int64_t)) +
+         sizeof(int64_t) * (documents_.size() + static_cast<uint64_t>(rows_));
 }
 
 template <typename Take>

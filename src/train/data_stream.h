@@ -39,6 +39,8 @@ class TokenStream {
   }
   int64_t tokens() const { return tokens_; }  // of all documents, once
   int64_t bytes() const { return bytes_; }
+  // What an epoch's order of rows and rewritten documents takes of memory, at about its most.
+  uint64_t layout_bytes() const;
 
  private:
   struct Epoch {

@@ -61,6 +61,22 @@ Rewriting::Rewriting(double fim, double split, const text::Tokenizer& tokenizer)
   }
 }
 
+void append(Layout& layout, const Layout& next) {
+  const int64_t before = std::ssize(layout.inserted);
+  layout.inserted.insert(layout.inserted.end(), next.inserted.begin(), next.inserted.end());
+  for (Segment segment : next.segments) {
+    if (segment.kind == Segment::Kind::kInserted) segment.first += before;
+    layout.segments.push_back(segment);
+  }
+}
+
+uint64_t Rewriting::segments(int64_t documents, int64_t tokens) const {
+  // Four that are inserted, three texts, and the two sides of both cuts.
+  constexpr double kOfFim = 11;
+  const double split = split_ > 0 ? static_cast<double>(tokens) / kSplitTokens : 0;
+  return static_cast<uint64_t>(static_cast<double>(documents) * (1 + fim_ * kOfFim) + split);
+}
+
 void Rewriting::add(int64_t document, std::span<const int32_t> tokens, Layout& layout) const {
   const size_t opening = layout.segments.size();
   if (!add_fim(document, tokens, layout)) add_stored(document, 0, std::ssize(tokens), layout);

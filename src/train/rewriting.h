@@ -35,6 +35,9 @@ struct Layout {
   std::vector<int32_t> inserted;
 };
 
+// Appends what of an epoch comes after what is there.
+void append(Layout& layout, const Layout& next);
+
 class Rewriting {
  public:
   // Documents stay as they are.
@@ -45,6 +48,9 @@ class Rewriting {
 
   // Appends a document's segments; tokens are its own, from BOS to EOS.
   void add(int64_t document, std::span<const int32_t> tokens, Layout& layout) const;
+
+  // About how many segments documents of so many tokens in all become.
+  uint64_t segments(int64_t documents, int64_t tokens) const;
 
   // The tokens that a segment of the layout is; tokens are its document's. They lie in there, in
   // the layout, or in `buffer`.

@@ -104,25 +104,27 @@ void Run::check_resources() const {
   const int64_t checkpoints = (resumes ? 1 : 2) + kept + (options_.keep_best ? 1 : 0);
   const uint64_t disk =
       static_cast<uint64_t>(checkpoints) * state_bytes_on_disk(config_.model, options_);
+  const uint64_t needed = memory.total() + stream_.layout_bytes();
   log::info(
       "memory: {} (weights {}, gradients {}, moments {}, averages {}, operands {}, activations {}, "
-      "workspace {}); disk: {}",
-      bytes(memory.total()), bytes(memory.weights), bytes(memory.gradients), bytes(memory.moments),
+      "workspace {}, order of the text {}); disk: {}",
+      bytes(needed), bytes(memory.weights), bytes(memory.gradients), bytes(memory.moments),
       bytes(memory.averages), bytes(memory.operands), bytes(memory.activations),
-      bytes(memory.workspace), bytes(disk));
-  if (memory.total() > free_memory_bytes()) {
+      bytes(memory.workspace), bytes(stream_.layout_bytes()), bytes(disk));
+  if (needed > free_memory_bytes()) {
     std::string advice;
     if (options_.recompute != model::Recompute::kBlock) {
       Options least = options_;
       least.recompute = model::Recompute::kBlock;
-      advice = fmt::format("; it needs {} with --recompute block{}",
-                           bytes(step_memory(config_.model, least).total()),
-                           resumes ? ", which may change when a run goes on" : "");
+      advice =
+          fmt::format("; it needs {} with --recompute block{}",
+                      bytes(needed - memory.total() + step_memory(config_.model, least).total()),
+                      resumes ? ", which may change when a run goes on" : "");
     }
     if (!resumes) {
       advice += "; less with a smaller --micro-batch, --seq or model, or --moments bf16";
     }
-    fail("the run needs {} of memory and {} are free now{}", bytes(memory.total()),
+    fail("the run needs {} of memory and {} are free now{}", bytes(needed),
          bytes(free_memory_bytes()), advice);
   }
   if (disk > free_disk_bytes(out_)) {

@@ -8,6 +8,7 @@
 #include <cmath>
 #include <set>
 
+#include "base/thread_pool.h"
 #include "text/bpe_trainer.h"
 #include "train/data_corpus.h"
 #include "train/data_stream.h"
@@ -185,14 +186,14 @@ TEST(Rewriting, SplitIsOneOfEach) {
   EXPECT_EQ(std::ranges::count(shown, "\n"), 2);
 }
 
-// Rows of a corpus with both, a conversation among its documents: any row in any order, document
-// numbers that change at each end, and the whole text of each document, in an epoch whose ring is
-// read without a gap.
+// Rows of a corpus with both, a conversation among its documents: any row in any order and for any
+// number of threads, document numbers that change at each end, and the whole text of each document,
+// in an epoch whose ring is read without a gap.
 TEST(Rewriting, RowsOfAStream) {
   const TemporaryFolder folder;
   std::string lines;
-  for (int i = 1; i < 12; ++i) {
-    lines += nlohmann::json{{"text", sample_text(i)}}.dump() + "\n";
+  for (int i = 0; i < 44; ++i) {
+    lines += nlohmann::json{{"text", sample_text(1 + i % 11)}}.dump() + "\n";
   }
   lines +=
       R"({"messages": [{"role": "user", "content": "Who?\n"}, {"role": "assistant", "content": "Anne.\n"}]})"
@@ -239,9 +240,12 @@ TEST(Rewriting, RowsOfAStream) {
       EXPECT_NE(std::ranges::find(all, tokens[k]), all.end());
     }
   }
+  const int threads = thread_count();
   for (int64_t i = n - 1; i >= 0; --i) {
+    set_thread_count(i % 2 == 0 ? 1 : 3);
     EXPECT_EQ(row(backwards, i), rows[static_cast<size_t>(i)]) << i;
   }
+  set_thread_count(threads);
   EXPECT_GT(fim, 5);
   EXPECT_GT(differs, n / 2);
 }
