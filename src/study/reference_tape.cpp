@@ -191,9 +191,20 @@ Tape::Var Tape::rms_norm(Var x, Var w, int64_t D, double eps) {
   const int64_t T = std::ssize(x->value) / D;
   const Var y = make(x->value.size());
   ref::rms_norm<double>(y->value, x->value, w->value, T, D, eps);
-  remember([=] {
+  remember([=, this] {
     ref::rms_norm_backward<double>(x->gradient, w->gradient, y->gradient, x->value, w->value, T, D,
                                    eps);
+    if (!rounding_.is_f32()) return;
+    // dx is the difference of two terms, which FP32 rounds: all of it where there is one channel.
+    for (int64_t t = 0; t < T; ++t) {
+      double square = 0;
+      for (int64_t i = 0; i < D; ++i) square += x->value[t * D + i] * x->value[t * D + i];
+      const double rstd = 1 / std::sqrt(square / static_cast<double>(D) + eps);
+      for (int64_t i = 0; i < D; ++i) {
+        const double term = rstd * w->value[i] * y->gradient[t * D + i];
+        x->gradient[t * D + i] += rounding_(term) - term;
+      }
+    }
   });
   return y;
 }

@@ -26,6 +26,7 @@ struct Rounding {
   int bits = 8;
   bool fp8 = false;  // products of linear layers are in E4M3, see Tape::fp8_linear
 
+  bool is_f32() const { return bits == 24; }
   double operator()(double x) const;
 };
 

@@ -74,8 +74,13 @@ Rounding bf16_rounding() { return {.size = kRoundoffBF16, .bits = 8}; }
 
 Rounding fp8_rounding() { return {.size = kRoundoffBF16, .bits = 8, .fp8 = true}; }
 
-Rounding f32_rounding(int64_t terms) {
-  return {.size = kRoundoffF32 * std::sqrt(static_cast<double>(terms)), .bits = 24};
+Rounding f32_rounding(const model::ModelConfig& c, const ReferenceBatch& batch) {
+  const int64_t longest =
+      std::max({c.hidden_size, c.vocab_size, c.intermediate_size,
+                c.num_attention_heads * std::max(c.v_head_dim, c.qk_head_dim()), c.q_lora_rank,
+                c.n_shared_experts * c.moe_intermediate_size, c.moe_intermediate_size,
+                c.kv_lora_rank + c.qk_rope_head_dim, batch.sequences * batch.positions});
+  return {.size = kRoundoffF32 * std::sqrt(static_cast<double>(longest)), .bits = 24};
 }
 
 }  // namespace minke::study

@@ -30,10 +30,10 @@ Bounds derive_bounds(const ReferenceModel& model, const ReferenceBatch& batch,
 // 10^4 times: Student's t of 8 degrees of freedom beyond 3 / 0.43.
 inline constexpr double kSingle = 3;
 
-// Rounding to BF16, and what FP32 does at worst: sums of up to `terms` numbers, whose error grows
-// as the square root of that.
+// Rounding to BF16, and what FP32 does at worst: the error of a sum grows as the square root of its
+// length, and no sum of the model is longer than the longest.
 Rounding bf16_rounding();
 Rounding fp8_rounding();  // and to FP8, where --precision fp8 does
-Rounding f32_rounding(int64_t terms);
+Rounding f32_rounding(const model::ModelConfig& config, const ReferenceBatch& batch);
 
 }  // namespace minke::study

@@ -8,6 +8,8 @@
 
 #include "base/error.h"
 #include "poorer_isas.h"
+#include "study/verify_bounds.h"
+#include "study/verify_engine.h"
 #include "study/verify_write.h"
 
 namespace minke::study {
@@ -21,6 +23,9 @@ using testing::Throws;
 constexpr const char* kGoldens[] = {
     "v3",      "v3-yarn", "v3-yarn-ramp", "moonlight",        "v3-packed-mtp2",
     "kimi-k2", "v2-lite", "v2",           "v3-negative-bias", "v3-fp8"};
+
+// No golden is so ill-conditioned that FP32 could account for more.
+constexpr double kOfGoldens = 1e-5;
 
 fs::path golden(const std::string& name) { return fs::path(MINKE_GOLDEN_DIR) / name; }
 
@@ -46,10 +51,10 @@ class EveryGolden : public testing::TestWithParam<std::tuple<const char*, ops::I
   const ops::Isa before_ = ops::isa();
 };
 
-TEST_P(EveryGolden, IsVerifiedInF32ToTheStatedBound) {
+TEST_P(EveryGolden, IsVerifiedInF32) {
   const Verification result = verify(folder_, {Precision::kF32, {}});
   expect_verified(result);
-  for (const Verdict& v : result.verdicts) EXPECT_LE(v.bound, kBoundF32) << v.quantity;
+  for (const Verdict& v : result.verdicts) EXPECT_LE(v.bound, kOfGoldens) << v.quantity;
   for (const char* quantity : {"logits.0", "loss.0", "gradients", "experts", "gate weights",
                                "counts", "latent cache, decoded", "greedy text"}) {
     EXPECT_NE(find(result, quantity), nullptr) << quantity;
@@ -170,6 +175,16 @@ TEST(VerifySlow, TellsABrokenEngine) {
   }
 }
 
+// The bound of FP32 is derived, too: an error of some tens of roundings shows.
+TEST(Verify, TellsAnErrorOfSomeRoundings) {
+  const GoldenFolder folder = read_golden_folder(golden("v3"));
+  const Verification result =
+      verify(folder, {Precision::kF32, scale("lm_head.weight", 1 + 0x1p-18F)});
+  EXPECT_FALSE(find(result, "logits.0")->passed());
+  EXPECT_LT(find(result, "logits.0")->error, 1e-5);
+  EXPECT_TRUE(find(result, "hidden")->passed());
+}
+
 // The bias decides who is chosen, which no rounding explains.
 TEST(Verify, TellsAWrongChoiceOfExperts) {
   const GoldenFolder folder = read_golden_folder(golden("v3"));
@@ -251,6 +266,15 @@ TEST_F(Written, FromAConfigWithRandomWeights) {
   }
 }
 
+// A norm of one channel is the sign of its input: gradients behind it are what rounding leaves.
+TEST_F(Written, WhatIsZeroButForRoundingIsNoFault) {
+  auto config = nlohmann::json::parse(read_file(golden("v3") / "config.json"));
+  config["hidden_size"] = 1;
+  const TemporaryFolder folder;
+  write_file_atomic(folder / "config.json", config.dump());
+  expect_verified_in_both(write(folder / "config.json"));
+}
+
 TEST_F(Written, FromAModelItHoldsItsBytes) {
   const GoldenFolder made = write(golden("v3-packed-mtp2"), [](WriteOptions& options) {
     options.documents = true;
@@ -278,7 +302,7 @@ TEST_F(Written, FromTheFolderOfARun) {
 }
 
 // Where all tokens are nearly alike, so are all values, and the gradients of queries are small
-// differences of large numbers: FP32 cannot know them to kBoundF32.
+// differences of large numbers.
 TEST_F(Written, IllConditionedGradientsHaveADerivedBound) {
   const TemporaryFolder model;
   fs::copy(golden("v2") / "config.json", model.path());
@@ -304,10 +328,14 @@ TEST_F(Written, IllConditionedGradientsHaveADerivedBound) {
   }
   writer.finish();
   const GoldenFolder made = write(model.path());
-  const Verification result = verify(made, {Precision::kF32, {}});
-  expect_verified(result);
-  EXPECT_GT(find(result, "gradients")->error, kBoundF32);
-  EXPECT_TRUE(verify(made, {Precision::kBF16, {}}).passed());
+  double largest = 0;
+  const ReferenceResult got = Engine(made, Precision::kF32, {}).run({});
+  for (const auto& [name, numbers] : made.golden.numbers) {
+    if (!name.starts_with("grad.")) continue;
+    largest = std::max(largest, relative_error(got.numbers.at(name), numbers));
+  }
+  EXPECT_GT(largest, kOfGoldens);
+  expect_verified_in_both(made);
   // It is still no licence.
   const std::string query = "model.layers.1.self_attn.q_b_proj.weight";
   EXPECT_FALSE(find(verify(made, {Precision::kF32, scale(query, 1.01F)}), "gradients")->passed());
