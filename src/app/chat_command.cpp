@@ -17,12 +17,13 @@ namespace minke::app {
 namespace {
 
 constexpr const char* kFooter =
-    R"(Each line is one message, also where they come from a file. A model that was never tuned to chat
-continues the text instead, and says so.
+    R"_(Each line is one message, also where they come from a file; empty ones are passed over. What stands
+between two lines of """ is one message, too, whatever its lines say: several of them, empty ones, or /exit.
+A model that was never tuned to chat continues the text instead, and says so.
 
 Examples:
   minke chat runs/first
-  minke chat DeepSeek-V2-Lite-Chat/ --system "Answer in one sentence." --temperature 0.6)";
+  minke chat DeepSeek-V2-Lite-Chat/ --system "Answer in one sentence." --temperature 0.6)_";
 
 struct Options {
   TextOptions text;
@@ -41,14 +42,35 @@ void catch_ctrl_c() {
   MINKE_CHECK(::sigaction(SIGINT, &action, nullptr) == 0);
 }
 
-// Lines of standard input, also where it is no terminal.
-class Lines {
- public:
-  Lines() : terminal_(::isatty(STDIN_FILENO) == 1) {}
+struct Message {
+  std::string text;
+  bool is_command = false;
+};
 
-  // The next line without its end; nothing at the end of input.
-  std::optional<std::string> next() {
-    prompt();
+// Of standard input, also where it is no terminal.
+class Messages {
+ public:
+  Messages() : terminal_(::isatty(STDIN_FILENO) == 1) {}
+
+  // Nothing at the end of input.
+  std::optional<Message> next() {
+    std::optional<std::string> line = next_line("> ", "/exit or Ctrl-D leaves");
+    if (!line) return {};
+    if (*line != kQuotes) return Message{*line, *line == "/exit" || *line == "/new"};
+    std::string text;
+    while ((line = next_line("... ", "\"\"\" ends the message")) && *line != kQuotes) {
+      text += *line + "\n";
+    }
+    if (!text.empty()) text.pop_back();
+    return Message{text};
+  }
+
+ private:
+  static constexpr std::string_view kQuotes = "\"\"\"";
+
+  // Without its end.
+  std::optional<std::string> next_line(const char* prompt, const char* way_out) {
+    show(prompt);
     for (;;) {
       const size_t end = held_.find('\n');
       if (end != std::string::npos) return take(end);
@@ -57,8 +79,8 @@ class Lines {
       if (got > 0) {
         held_.append(buffer, static_cast<size_t>(got));
       } else if (got < 0 && errno == EINTR) {
-        if (terminal_) fmt::print(stderr, "\n(/exit or Ctrl-D leaves)\n");
-        prompt();
+        if (terminal_) fmt::print(stderr, "\n({})\n", way_out);
+        show(prompt);
       } else if (got < 0) {
         fail("standard input: cannot be read");
       } else {
@@ -68,9 +90,8 @@ class Lines {
     }
   }
 
- private:
-  void prompt() const {
-    if (terminal_) fmt::print(stderr, "> ");
+  void show(const char* prompt) const {
+    if (terminal_) fmt::print(stderr, "{}", prompt);
   }
   std::optional<std::string> take(size_t end) {
     std::string line = held_.substr(0, end);
@@ -116,20 +137,20 @@ class Conversation {
     text_.clear();
   }
 
-  std::vector<int32_t> prompt(const std::string& line) const {
-    if (!format_) return model_.encode_document(text_before_line() + line);
+  std::vector<int32_t> prompt(const std::string& message) const {
+    if (!format_) return model_.encode_document(text_before_message() + message);
     std::vector<text::Message> messages = messages_;
-    messages.push_back({"user", line});
+    messages.push_back({"user", message});
     return text::encode_chat(model_.tokenizer(), *format_, messages, options_);
   }
-  void add(const std::string& line, const std::string& answer) {
-    text_ = text_before_line() + line + answer;
-    messages_.push_back({"user", line});
+  void add(const std::string& message, const std::string& answer) {
+    text_ = text_before_message() + message + answer;
+    messages_.push_back({"user", message});
     messages_.push_back({"assistant", answer});
   }
 
  private:
-  std::string text_before_line() const {
+  std::string text_before_message() const {
     return text_.empty() || text_.ends_with('\n') ? text_ : text_ + "\n";
   }
 
@@ -141,14 +162,14 @@ class Conversation {
 };
 
 void answer(infer::TextModel& model, const infer::Sampling& sampling, int64_t max_tokens,
-            Conversation& conversation, const std::string& line) {
+            Conversation& conversation, const std::string& message) {
   g_stop = 0;
   std::string said;
   const auto on_text = [&](std::string_view text) {
     print_now(text);
     said += text;
   };
-  const std::vector<int32_t> prompt = conversation.prompt(line);
+  const std::vector<int32_t> prompt = conversation.prompt(message);
   const infer::Generation generation =
       model.write(prompt, sampling, max_tokens, on_text, [] { return g_stop != 0; });
   if (generation.tokens.empty() && generation.stop == infer::Stop::kInterrupted) return;
@@ -156,7 +177,7 @@ void answer(infer::TextModel& model, const infer::Sampling& sampling, int64_t ma
   if (generation.stop == infer::Stop::kContext) {
     fmt::print(stderr, "(the context is full: /new begins another conversation)\n");
   }
-  conversation.add(line, said);
+  conversation.add(message, said);
 }
 
 void run(const Options& options) {
@@ -164,13 +185,13 @@ void run(const Options& options) {
   const infer::Sampling sampling = sampling_of(options.text, model.generation_config());
   Conversation conversation(model, options.system, options.thinking);
   catch_ctrl_c();
-  Lines lines;
-  while (const std::optional<std::string> line = lines.next()) {
-    if (*line == "/exit") return;
-    if (*line == "/new") conversation.begin_anew();
-    if (line->empty() || *line == "/new") continue;
+  Messages messages;
+  while (const std::optional<Message> message = messages.next()) {
+    if (message->is_command && message->text == "/exit") return;
+    if (message->is_command) conversation.begin_anew();
+    if (message->is_command || message->text.empty()) continue;
     try {
-      answer(model, sampling, options.text.max_tokens, conversation, *line);
+      answer(model, sampling, options.text.max_tokens, conversation, message->text);
     } catch (const Error& error) {
       // This answer's fault alone, say a context that it does not fit.
       fmt::print(stderr, "minke: {} (/new forgets what was said)\n", error.what());

@@ -7,10 +7,10 @@
 
 #include <algorithm>
 #include <charconv>
-#include <chrono>
 #include <cstring>
 #include <mutex>
 
+#include "base/clock.h"
 #include "base/error.h"
 #include "study/pages.h"
 #include "study/run_data.h"
@@ -50,15 +50,14 @@ class Connection : public httplib::Stream {
 
  private:
   bool wait_for(int16_t what) const {
-    const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(
-        end_ - std::chrono::steady_clock::now());
+    const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(end_ - Clock::now());
     pollfd asked{socket_, what, 0};
     return left.count() > 0 && ::poll(&asked, 1, static_cast<int>(left.count())) == 1;
   }
 
   int socket_;
   size_t taken_ = 0;
-  std::chrono::steady_clock::time_point end_ = std::chrono::steady_clock::now() + kMostTime;
+  Clock::time_point end_ = Clock::now() + kMostTime;
 };
 
 class Server : public httplib::Server {
@@ -86,10 +85,14 @@ bool is_local(std::string host) {
   return host == "localhost" || host == "127.0.0.1" || host == "[::1]";
 }
 
+bool is_run(const fs::path& folder) {
+  return fs::exists(folder / "manifest.json") || fs::exists(folder / "metrics.jsonl");
+}
+
 class Watched {
  public:
-  Watched(const fs::path& folder, std::string name) : name_(std::move(name)), data_(folder) {}
-  const std::string& name() const { return name_; }
+  explicit Watched(fs::path folder) : folder_(std::move(folder)), data_(folder_) {}
+  const fs::path& folder() const { return folder_; }
 
   // What is new for somebody who has `version`; empty where nothing is.
   std::string news(const std::string& version) {
@@ -107,33 +110,71 @@ class Watched {
   }
 
  private:
-  std::string name_;
+  fs::path folder_;
   std::mutex mutex_;
   RunData data_;
 };
 
-std::vector<std::unique_ptr<Watched>> find_runs(const std::vector<fs::path>& folders) {
-  std::vector<std::unique_ptr<Watched>> out;
-  for (const fs::path& folder : folders) {
-    if (!fs::exists(folder / "manifest.json") && !fs::exists(folder / "metrics.jsonl")) {
-      fail("{}: holds no run: neither manifest.json nor metrics.jsonl is there", folder.string());
+// Runs by number, in the order in which they were found.
+class WatchedRuns {
+ public:
+  // Of runs, and of what holds some.
+  explicit WatchedRuns(std::vector<fs::path> folders) : folders_(std::move(folders)) {
+    for (const fs::path& folder : folders_) {
+      const size_t before = runs_.size();
+      find(folder);
+      if (runs_.size() == before) {
+        fail(
+            "{}: holds no run: neither manifest.json nor metrics.jsonl is there, or in a folder "
+            "within",
+            folder.string());
+      }
     }
-    const std::string name = run_name(folder);
-    const bool alone = std::ranges::count(folders, name, run_name) == 1;
-    out.push_back(std::make_unique<Watched>(folder, alone ? name : folder.string()));
   }
-  return out;
-}
 
-}  // namespace
+  // By their folders' own names, where these tell them apart; with those that are new.
+  nlohmann::ordered_json names() {
+    const std::scoped_lock lock(mutex_);
+    for (const fs::path& folder : folders_) find(folder);
+    nlohmann::ordered_json out = nlohmann::ordered_json::array();
+    for (const auto& run : runs_) {
+      const std::string name = run_name(run->folder());
+      const bool alone = std::ranges::count(runs_, name, [](const auto& other) {
+                           return run_name(other->folder());
+                         }) == 1;
+      out.push_back(alone ? name : run->folder().string());
+    }
+    return out;
+  }
 
-void watch(const WatchOptions& options, const std::function<void(const std::string&)>& ready) {
-  const auto runs = find_runs(options.runs);
-  nlohmann::ordered_json names = nlohmann::ordered_json::array();
-  for (const auto& run : runs) names.push_back(run->name());
-  const std::string html = page("watch", names);
+  // Null where there is none.
+  Watched* at(size_t number) {
+    const std::scoped_lock lock(mutex_);
+    return number < runs_.size() ? runs_[number].get() : nullptr;
+  }
 
-  Server server;
+ private:
+  void find(const fs::path& folder) {
+    if (is_run(folder)) return add(folder);
+    std::vector<fs::path> within;
+    std::error_code ec;
+    for (const auto& entry : fs::directory_iterator(folder, ec)) {
+      if (is_run(entry.path())) within.push_back(entry.path());
+    }
+    std::ranges::sort(within);
+    for (const fs::path& run : within) add(run);
+  }
+  void add(const fs::path& folder) {
+    if (std::ranges::find(runs_, folder, &Watched::folder) != runs_.end()) return;
+    runs_.push_back(std::make_unique<Watched>(folder));
+  }
+
+  std::vector<fs::path> folders_;
+  std::mutex mutex_;
+  std::vector<std::unique_ptr<Watched>> runs_;
+};
+
+void keep_within_bounds(Server& server, bool local_only) {
   // Not SO_REUSEPORT, httplib's own, with which two servers share a port.
   server.set_socket_options([](socket_t socket) {
     const int yes = 1;
@@ -148,7 +189,7 @@ void watch(const WatchOptions& options, const std::function<void(const std::stri
        {"Content-Security-Policy",
         "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; "
         "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"}});
-  if (is_local(options.host)) {
+  if (local_only) {
     server.set_pre_routing_handler([](const httplib::Request& request, httplib::Response& answer) {
       if (is_local(request.get_header_value("Host"))) {
         return httplib::Server::HandlerResponse::Unhandled;
@@ -160,25 +201,41 @@ void watch(const WatchOptions& options, const std::function<void(const std::stri
   }
   server.set_exception_handler([](const httplib::Request&, httplib::Response& answer,
                                   const std::exception_ptr&) { answer.status = 500; });
+}
+
+void answer_with(Server& server, WatchedRuns& runs) {
   server.Get("/", [&](const httplib::Request&, httplib::Response& answer) {
-    answer.set_content(html, "text/html; charset=utf-8");
+    answer.set_content(page("watch", runs.names()), "text/html; charset=utf-8");
+  });
+  server.Get("/runs", [&](const httplib::Request&, httplib::Response& answer) {
+    answer.set_content(runs.names().dump(), "application/json");
   });
   server.Get("/data/([0-9]{1,9})", [&](const httplib::Request& request, httplib::Response& answer) {
     const std::string text = request.matches[1];
-    size_t index = 0;
-    std::from_chars(text.data(), text.data() + text.size(), index);
-    if (index >= runs.size()) {
+    size_t number = 0;
+    std::from_chars(text.data(), text.data() + text.size(), number);
+    Watched* const run = runs.at(number);
+    if (run == nullptr) {
       answer.status = 404;
       return;
     }
-    const std::string news = runs[index]->news(request.get_param_value("have"));
+    const std::string news = run->news(request.get_param_value("have"));
     if (news.empty()) {
       answer.status = 204;
     } else {
       answer.set_content(news, "application/json");
     }
   });
+}
 
+}  // namespace
+
+void watch(const WatchOptions& options,
+           const std::function<void(const std::string& url, size_t runs)>& ready) {
+  WatchedRuns runs(options.runs);
+  Server server;
+  keep_within_bounds(server, is_local(options.host));
+  answer_with(server, runs);
   errno = 0;
   const int port = options.port == 0 ? server.bind_to_any_port(options.host)
                    : server.bind_to_port(options.host, options.port) ? options.port
@@ -187,9 +244,9 @@ void watch(const WatchOptions& options, const std::function<void(const std::stri
     fail("{}:{}: cannot be listened on ({}); choose another --port or --host", options.host,
          options.port, errno != 0 ? std::strerror(errno) : "no such address here");
   }
-  ready(fmt::format(
-      "http://{}:{}/",
-      options.host.find(':') == std::string::npos ? options.host : "[" + options.host + "]", port));
+  const bool is_ipv6 = options.host.find(':') != std::string::npos;
+  ready(fmt::format("http://{}:{}/", is_ipv6 ? "[" + options.host + "]" : options.host, port),
+        runs.names().size());
   if (!server.listen_after_bind()) fail("{}:{}: listening failed", options.host, port);
 }
 

@@ -49,6 +49,16 @@ TEST_F(Chat, GoesOnUntilItIsToldToForget) {
   EXPECT_EQ(chat(run(), "Mary").out, alone);  // a last line without an end
 }
 
+TEST_F(Chat, MessagesOfSeveralLines) {
+  const std::string text = "Anne walked\n\n/exit";
+  const Said same =
+      run_program({"generate", run(), "--prompt", text, "--max-tokens", "6", "--temperature", "0"});
+  for (const char* end : {"\n\"\"\"\n", "\n\"\"\"", "\n", ""}) {
+    EXPECT_EQ(chat(run(), "\"\"\"\n" + text + end).out, same.out) << end;
+  }
+  EXPECT_EQ(chat(run(), "\"\"\"\n\"\"\"\nMary\n").out, chat(run(), "Mary\n").out);
+}
+
 TEST_F(Chat, ATunedModelIsAsked) {
   const std::string model = tuned(text::kDeepSeekV3Template);
   const Said said = chat(model, "Mary\nAnne\n", {"--system", "Be brief."});

@@ -56,6 +56,19 @@ TEST(Watch, FollowsARunFromBeforeItsFirstStep) {
   EXPECT_EQ(watching.data("/data/0")["steps"].size(), 6);
 }
 
+TEST(Watch, FindsTheRunsOfAFolderAlsoThoseThatBegin) {
+  const SmallRuns runs;
+  fs::create_directories(runs.path("all/no-run"));
+  expect_success(run_program(runs.flags("all/two", {"--steps", "2"})));
+  const Watching watching({runs.path("all")});
+  EXPECT_EQ(watching.data("/runs"), json({"two"}));
+  EXPECT_THAT(watching.get("/data/1"), StartsWith("HTTP/1.1 404"));
+  expect_success(run_program(runs.flags("all/one", {"--steps", "3"})));
+  EXPECT_EQ(watching.data("/runs"), json({"two", "one"}));
+  EXPECT_EQ(watching.data("/data/0")["steps"].size(), 2);
+  EXPECT_EQ(watching.data("/data/1")["steps"].size(), 3);
+}
+
 TEST(Watch, BadRequestsNeverStopIt) {
   const SmallRuns runs;
   expect_success(run_program(runs.flags("run", {"--steps", "2"})));
