@@ -197,6 +197,19 @@ void list_extras(std::span<const StoredTensor> extras, std::string_view fate) {
   log::info("tensors that the architecture does not name, {}: {}", fate, names);
 }
 
+std::optional<std::string> differing_copy(const model::ModelConfig& config,
+                                          const CheckpointFolder& files) {
+  for (const auto& [copy, original] : repeated_names(config)) {
+    if (!files.contains(copy)) continue;
+    const StoredTensor &a = files.stored(copy), &b = files.stored(original);
+    if (a.dtype != b.dtype || a.shape != b.shape || std::memcmp(a.data, b.data, a.size) != 0) {
+      return fmt::format("{}: {} differs from {}, which it repeats",
+                         files.file_of(copy).path().string(), copy, original);
+    }
+  }
+  return {};
+}
+
 std::vector<StoredTensor> load_weights(model::Transformer& model, const CheckpointFolder& files,
                                        Use use, Extra extra) {
   const auto& quantization = model.config().quantization;
@@ -220,12 +233,12 @@ std::vector<StoredTensor> load_weights(model::Transformer& model, const Checkpoi
     // Every token would be sent to an expert whose bias is not a number, and no loss would say so.
     check_finite(files, router.bias_name, router.bias_E);
   });
-  for (const auto& [copy, original] : repeated_names(model.config())) {
-    if (!files.contains(copy)) continue;
-    const StoredTensor &a = files.stored(copy), &b = files.stored(original);
-    if (a.dtype != b.dtype || a.shape != b.shape || std::memcmp(a.data, b.data, a.size) != 0) {
-      fail("{}: {} differs from {}, which it repeats", files.file_of(copy).path().string(), copy,
-           original);
+  if (use == Use::kTraining) {
+    if (const auto copy = differing_copy(model.config(), files)) {
+      fail(
+          "{}; with num_nextn_predict_layers 0 in config.json and --allow-extra the model is read "
+          "without its MTP layer",
+          *copy);
     }
   }
   return extra_tensors(model, files, extra);

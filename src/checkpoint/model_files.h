@@ -2,6 +2,8 @@
 #pragma once
 
 #include <memory>
+#include <optional>
+#include <string>
 
 #include "checkpoint/safetensors.h"
 #include "model/transformer.h"
@@ -30,12 +32,17 @@ std::vector<StoredTensor> extra_tensors(model::Transformer& architecture,
 // Says on standard error which there are, and what becomes of them.
 void list_extras(std::span<const StoredTensor> extras, std::string_view fate);
 
+// What is wrong with the first of the MTP layers' copies of embedding and head that differs from
+// the trunk's, with which MTP is computed here. Reads them all where none does.
+std::optional<std::string> differing_copy(const model::ModelConfig& config,
+                                          const CheckpointFolder& files);
+
 // Reads every weight and router bias by name; each tensor's dtype (BF16 or FP32; where config.json
 // says so, and for training, E4M3 with a scale for each block of 128x128, in whatever shard) and
-// shape are checked. Codes stay codes for inference. The MTP layers' copies of embedding and head
-// must equal the trunk's. Error: a tensor that is missing, mis-shaped, of a dtype that cannot be
-// executed, or that the architecture does not name and that is refused. The model is not yet
-// prepared. Returns the extra tensors.
+// shape are checked. Codes stay codes for inference. For training there must be no
+// differing_copy(): for inference whoever decodes looks for one. Error: a tensor that is missing,
+// mis-shaped, of a dtype that cannot be executed, or that the architecture does not name and that
+// is refused. The model is not yet prepared. Returns the extra tensors.
 std::vector<StoredTensor> load_weights(model::Transformer& model, const CheckpointFolder& files,
                                        Use use, Extra extra = Extra::kRefused);
 

@@ -310,7 +310,8 @@ void SafetensorsWriter::finish() {
   file_.commit();
 }
 
-CheckpointFolder::CheckpointFolder(const fs::path& path, std::string_view stem) : path_(path) {
+CheckpointFolder::CheckpointFolder(const fs::path& path, std::string_view stem)
+    : path_(path), stem_(stem) {
   if (!fs::exists(path)) fail("{}: no such file or folder", path.string());
   fs::path file = path;
   if (fs::is_directory(path)) {

@@ -100,6 +100,7 @@ class CheckpointFolder {
   explicit CheckpointFolder(const fs::path& path, std::string_view stem = "model");
 
   const fs::path& path() const { return path_; }
+  const std::string& stem() const { return stem_; }
   const std::map<std::string, const SafetensorsFile*, std::less<>>& tensors() const {
     return where_;
   }
@@ -115,6 +116,7 @@ class CheckpointFolder {
   void read_index(const fs::path& folder, const fs::path& index);
 
   fs::path path_;
+  std::string stem_;
   std::map<std::string, SafetensorsFile> files_;
   std::map<std::string, const SafetensorsFile*, std::less<>> where_;
 };

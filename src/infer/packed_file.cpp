@@ -9,6 +9,7 @@
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
+#include <span>
 #include <vector>
 
 #include "base/error.h"
@@ -16,6 +17,7 @@
 #include "base/log.h"
 #include "base/progress.h"
 #include "base/thread_pool.h"
+#include "checkpoint/hf_config.h"
 
 namespace minke::infer {
 namespace {
@@ -31,10 +33,31 @@ size_t file_size(size_t bytes) {
   return padded(bytes) + (chunk_count(bytes) + 1) * sizeof(uint64_t);
 }
 
+// Pages that are not read again are nobody's while they are a file's.
+void give_back(std::span<const std::byte> bytes, int advice) {
+  constexpr size_t kPage = 4096;
+  const size_t before = (kPage - reinterpret_cast<uintptr_t>(bytes.data()) % kPage) % kPage;
+  if (bytes.size() < before + kPage) return;
+  ::madvise(const_cast<std::byte*>(bytes.data()) + before, (bytes.size() - before) / kPage * kPage,
+            advice);
+}
+
+// What two checkpoints of one architecture differ in, even where a copy or an image gave their
+// files the same names, sizes and times.
+void add_samples(Hasher& hasher, std::span<const std::byte> bytes) {
+  constexpr size_t kSample = 4096, kStride = size_t{64} << 20;
+  for (size_t at = 0; at < bytes.size(); at += kStride) {
+    hasher.add(bytes.data() + at, std::min(kSample, bytes.size() - at));
+  }
+  const std::span<const std::byte> last = bytes.last(std::min(kSample, bytes.size()));
+  hasher.add(last.data(), last.size());
+  give_back(bytes, MADV_DONTNEED);
+}
+
 std::string key_of(const checkpoint::CheckpointFolder& files, const model::Transformer& model) {
   Hasher hasher;
   hasher.add(kFormat);
-  hasher.add(name_of(dtype_of_precision(model.precision())));
+  hasher.add(checkpoint::config_text({model.config()}));
   for (const auto& [name, file] : files.tensors()) {
     const checkpoint::StoredTensor& tensor = file->stored(name);
     struct stat of {};
@@ -46,12 +69,18 @@ std::string key_of(const checkpoint::CheckpointFolder& files, const model::Trans
                     of.st_size, of.st_mtim.tv_sec, of.st_mtim.tv_nsec);
     for (const int64_t size : tensor.shape) entry += fmt::format(" {}", size);
     hasher.add(entry);
+    add_samples(hasher, tensor.span());
   }
   return hasher.hex();
 }
 
-fs::path place_of(const fs::path& folder, const std::string& name) {
-  if (::access(folder.c_str(), W_OK) == 0) return folder / name;
+std::string hash_of(const std::string& text) {
+  Hasher hasher;
+  hasher.add(text);
+  return hasher.hex();
+}
+
+fs::path cache_folder(const fs::path& folder) {
   const char* cache = std::getenv("XDG_CACHE_HOME");
   const char* home = std::getenv("HOME");
   if (cache == nullptr && home == nullptr) {
@@ -62,7 +91,22 @@ fs::path place_of(const fs::path& folder, const std::string& name) {
   }
   const fs::path other = (cache != nullptr ? fs::path(cache) : fs::path(home) / ".cache") / "minke";
   make_writable_folder(other);
-  return other / name;
+  return other;
+}
+
+// Files beside `path` that are of the same checkpoint and precision, and of other weights: names
+// differ in the last part. Who has one mapped keeps it.
+void remove_older(const fs::path& path) {
+  const std::string name = path.filename();
+  const std::string_view same = std::string_view(name).substr(0, name.rfind('-') + 1);
+  for (const auto& entry : fs::directory_iterator(path.parent_path())) {
+    const std::string other = entry.path().filename();
+    if (!other.starts_with(same) || !other.ends_with(".minke") || other == name) continue;
+    std::error_code error;
+    fs::remove(entry.path(), error);
+    log::info("{}: packed from weights that are no longer there: {}", entry.path().string(),
+              error ? error.message() : "removed");
+  }
 }
 
 // The hashes of all chunks, and of those.
@@ -84,22 +128,22 @@ std::vector<uint64_t> hashes_of(const std::byte* data, size_t bytes, const char*
 // and hands out the file in pieces of that size.
 void ask_for_large_pages(void* map, size_t bytes) { ::madvise(map, bytes, MADV_HUGEPAGE); }
 
-// Memory of a source that is not read again, if it is a file's.
-void release(const Tensor& source) {
-  constexpr size_t kPage = 4096;
-  auto* data = static_cast<std::byte*>(source.raw());
-  const size_t before = (kPage - reinterpret_cast<uintptr_t>(data) % kPage) % kPage;
-  if (source.bytes() < before + kPage) return;
-  ::madvise(data + before, (source.bytes() - before) / kPage * kPage, MADV_PAGEOUT);
-}
-
 }  // namespace
 
-PackedFile::PackedFile(const fs::path& folder, const checkpoint::CheckpointFolder& files,
-                       model::Transformer& model)
-    : path_(place_of(folder, "packed-" + key_of(files, model) + ".minke")) {
+fs::path PackedFile::path_of(const fs::path& folder, const checkpoint::CheckpointFolder& files,
+                             const model::Transformer& model) {
+  std::string name =
+      fmt::format("packed-{}-{}-", files.stem(), name_of(dtype_of_precision(model.precision())));
+  const std::string key = key_of(files, model) + ".minke";
+  if (::access(folder.c_str(), W_OK) == 0) return folder / (name + key);
+  name += hash_of(fs::canonical(folder).string()) + "-";
+  return cache_folder(folder) / (name + key);
+}
+
+PackedFile::PackedFile(const fs::path& path, model::Transformer& model) : path_(path) {
   const size_t bytes = model.operand_bytes();
   if (!open(path_, bytes)) {
+    remove_older(path_);
     make(path_, model, bytes);
     MINKE_CHECK(open(path_, bytes), "{} differs from what was written", path_.string());
     made_ = true;
@@ -183,7 +227,9 @@ void PackedFile::make(const fs::path& path, model::Transformer& model, size_t by
       progress.add(weight.packed_size(model.precision(), false));
       for (const model::Piece& piece : weight.pieces()) {
         using Kind = model::Weight::Kind;
-        if (weight.kind() == Kind::kLinear || weight.kind() == Kind::kHead) release(piece.value);
+        if (weight.kind() != Kind::kLinear && weight.kind() != Kind::kHead) continue;
+        give_back({static_cast<const std::byte*>(piece.value.raw()), piece.value.bytes()},
+                  MADV_PAGEOUT);
       }
     });
   }
