@@ -102,7 +102,7 @@ void Run::show(const StepReport& r, double rate, LiveLine& line) const {
   const double left =
       static_cast<double>((schedule.rows() - schedule.rows(r.step)) * options_.seq) / rate;
   std::string text = fmt::format("step {}/{}  loss {:.3f}", r.step, options_.steps, r.loss);
-  if (!r.mtp_loss.empty()) text += fmt::format("  mtp {:.3f}", r.mtp_loss[0]);
+  if (!r.mtp_loss.empty()) text += fmt::format(" (MTP {:.3f})", r.mtp_loss[0]);
   if (bits_per_byte_ > 0) text += fmt::format("  valid {:.3f} bits/byte", bits_per_byte_);
   text += fmt::format("  {} tok/s  {:.0f}% of peak  MaxVio {:.2f}  {} left", format_count(rate),
                       100 * rate * flops_per_token() / peak_, worst_max_vio(r.routers),
@@ -132,6 +132,9 @@ void Run::evaluate_now(bool whole, LiveLine& line) {
       fmt::format("step {}: held-out text{}{}: {:.4f} bits a byte, loss {:.4f}", trainer_->done(),
                   text_.held_out().has_conversations() ? ", what the assistant says" : "",
                   whole ? "" : " (a part of it)", result.bits_per_byte, result.depth[0].loss);
+  if (result.acceptance >= 0) {
+    text += fmt::format(", {:.0f}% of MTP's tokens accepted", 100 * result.acceptance);
+  }
   if (trainer_->optimizer().averages().exist() && trainer_->done() > 0) {
     const AveragesInPlace averages(trainer_->optimizer());
     const auto averaged = eval_event(trainer_->done(), evaluate_weights(whole, line));

@@ -6,28 +6,10 @@
 
 #include "base/rng.h"
 #include "model/transformer.h"
+#include "tiny_config.h"
 
 namespace minke::model {
 namespace {
-
-ModelConfig counted_config() {
-  ModelConfig c;
-  c.vocab_size = 41;
-  c.hidden_size = 24;
-  c.num_hidden_layers = 3;
-  c.num_attention_heads = 2;
-  c.kv_lora_rank = 12;
-  c.qk_nope_head_dim = 6;
-  c.qk_rope_head_dim = 4;
-  c.v_head_dim = 6;
-  c.intermediate_size = 30;
-  c.moe_intermediate_size = 10;
-  c.n_routed_experts = 8;
-  c.num_experts_per_tok = 3;
-  c.first_k_dense_replace = 1;
-  c.num_nextn_predict_layers = 1;
-  return c;
-}
 
 using Counts = std::vector<std::vector<int64_t>>;
 
@@ -35,7 +17,7 @@ class RouterCounts : public testing::TestWithParam<Precision> {
  protected:
   RouterCounts() {
     Rng rng(3);
-    for (int32_t& token : tokens_) token = static_cast<int32_t>(rng.below(41));
+    for (int32_t& token : tokens_) token = static_cast<int32_t>(rng.below(37));
     model_.initialize(5);
     model_.attach_gradients();
     model_.prepare(true);
@@ -70,7 +52,7 @@ class RouterCounts : public testing::TestWithParam<Precision> {
 
   static constexpr int64_t kSequences = 3, kPositions = 17;
   std::vector<int32_t> tokens_ = std::vector<int32_t>(kSequences * (kPositions + 2));
-  Transformer model_{counted_config(), GetParam()};
+  Transformer model_{tiny_config(), GetParam()};
   Arena saved_{size_t{64} << 20}, scratch_{size_t{64} << 20};
 };
 
@@ -102,7 +84,7 @@ TEST_P(RouterCounts, Trap10EvaluatedAndTrainedAreCountedAlikeAndOnce) {
   EXPECT_EQ(counts(), chosen);
   for (const auto& layer : counts()) {
     EXPECT_EQ(std::accumulate(layer.begin(), layer.end(), int64_t{0}),
-              kSequences * kPositions * counted_config().num_experts_per_tok);
+              kSequences * kPositions * tiny_config().num_experts_per_tok);
   }
   // Micro-batches add up: twice the batch is twice the counts.
   train(true);

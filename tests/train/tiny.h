@@ -1,37 +1,16 @@
-// A model and a task small enough for a test: rows count upwards, so the next token is always the
+// A task small enough for a test: rows count upwards, so the next token is always the
 // last one plus its document's stride.
 #pragma once
 
 #include <cstring>
 
 #include "model/transformer.h"
+#include "tiny_config.h"
 #include "train/trainer.h"
 
 namespace minke::train {
 
-inline model::ModelConfig tiny_config() {
-  model::ModelConfig c;
-  c.vocab_size = 37;
-  c.hidden_size = 32;
-  c.num_hidden_layers = 2;
-  c.num_attention_heads = 2;
-  c.q_lora_rank = 12;
-  c.kv_lora_rank = 16;
-  c.qk_nope_head_dim = 8;
-  c.qk_rope_head_dim = 4;
-  c.v_head_dim = 8;
-  c.intermediate_size = 48;
-  c.moe_intermediate_size = 16;
-  c.n_routed_experts = 8;
-  c.n_shared_experts = 1;
-  c.num_experts_per_tok = 2;
-  c.first_k_dense_replace = 1;
-  c.n_group = 4;
-  c.topk_group = 2;
-  c.routed_scaling_factor = 2.5;
-  c.num_nextn_predict_layers = 1;
-  return c;
-}
+using model::tiny_config;
 
 inline Options tiny_options() {
   Options o;
