@@ -72,6 +72,7 @@ function(minke_kernels room)
     add_library(minke_${room}_${set} OBJECT ${sources})
     target_include_directories(minke_${room}_${set} PRIVATE ${CMAKE_SOURCE_DIR}/src)
     target_compile_options(minke_${room}_${set} PRIVATE $<$<CONFIG:Release>:-O3> ${flags_${set}})
+    set_target_properties(minke_${room}_${set} PROPERTIES UNITY_BUILD OFF)  # they share names
     target_compile_definitions(minke_${room}_${set} PRIVATE MINKE_TARGET=${set} MINKE_TARGET_${set}=1)
     minke_link_below(minke_${room}_${set} PRIVATE ${room})
     target_sources(minke_${room} PRIVATE $<TARGET_OBJECTS:minke_${room}_${set}>)

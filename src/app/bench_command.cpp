@@ -26,7 +26,7 @@
 namespace minke::app {
 namespace {
 
-constexpr const char* kFooter =
+constexpr const char* kBenchFooter =
     R"(Shapes of products are tokens x outputs x inputs. A share is the speed over a peak measured in the
 same moment: the processor's multiply-adds in that format, or reading and writing as many bytes.
 Neighbours change both, so look at shares, and repeat.
@@ -35,7 +35,7 @@ Examples:
   minke bench kernels
   minke bench kernels --only attention --json)";
 
-constexpr const char* kTrainFooter =
+constexpr const char* kBenchTrainFooter =
     R"(MFU is the model's FLOPs (6 for each active parameter with the head and without the embedding, and
 causal attention; nothing for recomputation) over the multiply-adds that the processor did in the
 same moment. Weights and tokens are random.
@@ -44,7 +44,7 @@ Examples:
   minke bench train --size small --batch 4 --seq 512
   minke bench train --model config.json --batch 8 --seq 256 --threads 1)";
 
-constexpr const char* kDecodeFooter =
+constexpr const char* kBenchDecodeFooter =
     R"(Shares are of the processor's multiply-adds in that format, and of a read of as many bytes as a
 token's weights and latents take, both measured in the same moment. Prefill is of all rows in every
 layer, as of the inner layers of a model; a text is spared those of the last layer that nobody reads,
@@ -96,13 +96,13 @@ void print_ops(const std::vector<ProfileEntry>& ops, double seconds) {
   row("everything else", seconds - all);
 }
 
-struct TrainArguments {
+struct BenchTrainArguments {
   train::Options options;
   int64_t steps = 10;
   bool json = false;
 };
 
-void run_train(const TrainArguments& arguments) {
+void run_train(const BenchTrainArguments& arguments) {
   const train::Options& o = arguments.options;
   const checkpoint::HfConfig config =
       o.model.empty() ? train::size_config(o.size) : checkpoint::read_config(o.model);
@@ -329,7 +329,7 @@ void add_kernels(CLI::App& bench) {
   };
   const auto arguments = std::make_shared<Arguments>();
   CLI::App* kernels = bench.add_subcommand("kernels", "Every hot op, on one thread and on all");
-  kernels->footer(kFooter);
+  kernels->footer(kBenchFooter);
   kernels->add_option("--only", arguments->options.only, "Ops whose name or shape holds this");
   kernels->add_flag("--json", arguments->json, "One JSON object a line");
   kernels->add_flag("--quick", arguments->quick, "One short burst each");
@@ -346,10 +346,10 @@ void add_kernels(CLI::App& bench) {
 }
 
 void add_train(CLI::App& bench) {
-  const auto train_arguments = std::make_shared<TrainArguments>();
+  const auto train_arguments = std::make_shared<BenchTrainArguments>();
   train::Options& o = train_arguments->options;
   CLI::App* train = bench.add_subcommand("train", "Whole training steps, and their ops");
-  train->footer(kTrainFooter);
+  train->footer(kBenchTrainFooter);
   train->add_option("--size", o.size, "A model that comes with minke: nano, tiny or small")
       ->capture_default_str();
   train->add_option("--model", o.model, "A config.json instead");
@@ -374,7 +374,7 @@ void add_train(CLI::App& bench) {
 void add_decode(CLI::App& bench) {
   const auto d = std::make_shared<DecodeArguments>();
   CLI::App* decode = bench.add_subcommand("decode", "Prefill and decode of a model");
-  decode->footer(kDecodeFooter);
+  decode->footer(kBenchDecodeFooter);
   auto* which = decode->add_option_group("model", "Which model");
   which->add_option("model", d->model, "A model's folder, or a run's");
   CLI::Option* synthetic = which->add_option(

@@ -16,7 +16,7 @@
 namespace minke::app {
 namespace {
 
-constexpr const char* kFooter =
+constexpr const char* kChatFooter =
     R"_(Each line is one message, also where they come from a file; empty ones are passed over. What stands
 between two lines of """ is one message, too, whatever its lines say: several of them, empty ones, or /exit.
 A model that was never tuned to chat continues the text instead, and says so.
@@ -25,7 +25,7 @@ Examples:
   minke chat runs/first
   minke chat DeepSeek-V2-Lite-Chat/ --system "Answer in one sentence." --temperature 0.6)_";
 
-struct Options {
+struct ChatOptions {
   TextOptions text;
   std::string system;
   bool thinking = false;
@@ -180,7 +180,7 @@ void answer(infer::TextModel& model, const infer::Sampling& sampling, int64_t ma
   conversation.add(message, said);
 }
 
-void run(const Options& options) {
+void run_chat(const ChatOptions& options) {
   infer::TextModel model = load_text_model(options.text);
   const infer::Sampling sampling = sampling_of(options.text, model.generation_config());
   Conversation conversation(model, options.system, options.thinking);
@@ -202,16 +202,16 @@ void run(const Options& options) {
 }  // namespace
 
 void add_chat_command(CLI::App& app) {
-  const auto options = std::make_shared<Options>();
+  const auto options = std::make_shared<ChatOptions>();
   options->text.max_tokens = 1024;
   CLI::App* command = app.add_subcommand(
       "chat",
       "Talk to a model, a line at a time: /exit leaves, /new forgets, Ctrl-C stops an answer");
-  command->footer(kFooter);
+  command->footer(kChatFooter);
   add_text_options(*command, options->text);
   command->add_option("--system", options->system, "What the model is told before all else");
   command->add_flag("--thinking", options->thinking, "DeepSeek-V3.1: think before each answer");
-  command->callback([options] { run(*options); });
+  command->callback([options] { run_chat(*options); });
 }
 
 }  // namespace minke::app

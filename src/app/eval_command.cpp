@@ -20,7 +20,7 @@
 namespace minke::app {
 namespace {
 
-constexpr const char* kFooter =
+constexpr const char* kEvalFooter =
     R"(The text is read as one document that a beginning-of-sentence token opens, in windows that
 advance by half of their length, so that each token is predicted once with at least half a window
 before it. Bits per byte count every byte and do not depend on the tokenizer. Figures compare where
@@ -41,7 +41,7 @@ Examples:
   minke eval runs/first --data held-out.jsonl --logprobs logprobs.jsonl
   minke eval runs/first --data held-out.txt --needle --seq 1024)";
 
-struct Arguments {
+struct EvalArguments {
   model::Precision precision = model::Precision::kBF16;
   std::string model, text_field = "text", logprobs;
   std::vector<std::string> data;
@@ -144,7 +144,7 @@ void run_needle(const infer::LoadedModel& loaded, model::Precision precision,
   }
 }
 
-void run(const Arguments& arguments) {
+void run_eval(const EvalArguments& arguments) {
   const model::Precision precision = arguments.precision;
   const infer::LoadedModel loaded = infer::load_model(arguments.model, precision, arguments.load);
   const text::Tokenizer tokenizer = text::Tokenizer::load(loaded.folder);
@@ -174,9 +174,9 @@ void run(const Arguments& arguments) {
 }  // namespace
 
 void add_eval_command(CLI::App& app) {
-  const auto arguments = std::make_shared<Arguments>();
+  const auto arguments = std::make_shared<EvalArguments>();
   CLI::App* command = app.add_subcommand("eval", "How well a model predicts a text");
-  command->footer(kFooter);
+  command->footer(kEvalFooter);
   command->add_option("model", arguments->model, "A model's folder, or a run's")->required();
   command->add_option("--data", arguments->data, "Text: files, folders, globs or -")->required();
   command->add_option("--text-field", arguments->text_field, "The field of a .jsonl line")
@@ -192,7 +192,7 @@ void add_eval_command(CLI::App& app) {
   command->add_flag("--needle", arguments->needle,
                     "Whether words that the context holds are found again");
   command->add_option("--logprobs", arguments->logprobs, "Write a line for each token here");
-  command->callback([arguments] { run(*arguments); });
+  command->callback([arguments] { run_eval(*arguments); });
 }
 
 }  // namespace minke::app

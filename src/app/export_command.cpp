@@ -14,7 +14,7 @@
 namespace minke::app {
 namespace {
 
-constexpr const char* kFooter =
+constexpr const char* kExportFooter =
     R"(The file is of llama.cpp's architecture deepseek2, with the tokenizer in it; an MTP layer becomes
 its nextn tensors. Norms and routers stay FP32 in every type. A model that llama.cpp would compute
 otherwise, or not read at all, is refused and the reason given.
@@ -30,13 +30,13 @@ const std::map<std::string, checkpoint::GgufType>& types() {
   return all;
 }
 
-struct Arguments {
+struct ExportArguments {
   std::string model, gguf, type = "bf16";
   checkpoint::Extra extra = checkpoint::Extra::kRefused;
   infer::WeightsOf weights = infer::WeightsOf::kModel;
 };
 
-void run(const Arguments& arguments) {
+void run_export(const ExportArguments& arguments) {
   catch_interrupts(kRemovingHalves);
   const fs::path folder = checkpoint::model_folder(arguments.model);
   const checkpoint::HfConfig config = checkpoint::read_config(folder / "config.json");
@@ -58,9 +58,9 @@ void run(const Arguments& arguments) {
 }  // namespace
 
 void add_export_command(CLI::App& app) {
-  const auto arguments = std::make_shared<Arguments>();
+  const auto arguments = std::make_shared<ExportArguments>();
   CLI::App* command = app.add_subcommand("export", "Write a model as a file of llama.cpp's");
-  command->footer(kFooter);
+  command->footer(kExportFooter);
   command->add_option("model", arguments->model, "A model's folder, or a run's")->required();
   command->add_option("--gguf", arguments->gguf, "The file to write")->required();
   command->add_option("--type", arguments->type, "What matrices are stored as")
@@ -68,7 +68,7 @@ void add_export_command(CLI::App& app) {
       ->capture_default_str();
   add_average_option(*command, arguments->weights);
   add_extra_option(*command, arguments->extra, "left out");
-  command->callback([arguments] { run(*arguments); });
+  command->callback([arguments] { run_export(*arguments); });
 }
 
 }  // namespace minke::app

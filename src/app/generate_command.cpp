@@ -14,7 +14,7 @@
 namespace minke::app {
 namespace {
 
-constexpr const char* kFooter =
+constexpr const char* kGenerateFooter =
     R"(The text goes to standard output as it is written, what it took to standard error. Ctrl-C stops
 it. It ends where the model ends it, after --max-tokens, or where the context is full.
 
@@ -24,17 +24,17 @@ Examples:
   minke generate runs/first --prompt "Anne" --seed 7             another text, and each time that one
   head -c 2000 emma.txt | minke generate runs/first --prompt-file -)";
 
-struct Options {
+struct GenerateOptions {
   TextOptions text;
   std::string prompt, prompt_file;
 };
 
-std::string read_prompt(const Options& options) {
+std::string read_prompt(const GenerateOptions& options) {
   if (options.prompt_file.empty()) return options.prompt;
   return options.prompt_file == "-" ? read_standard_input() : read_file(options.prompt_file);
 }
 
-void run(const Options& options) {
+void run_generate(const GenerateOptions& options) {
   const std::string prompt = read_prompt(options);
   infer::TextModel model = load_text_model(options.text);
   const std::vector<int32_t> ids = model.encode_document(prompt);
@@ -54,16 +54,16 @@ void run(const Options& options) {
 }  // namespace
 
 void add_generate_command(CLI::App& app) {
-  const auto options = std::make_shared<Options>();
+  const auto options = std::make_shared<GenerateOptions>();
   CLI::App* command = app.add_subcommand("generate", "Continue a text, as the model would");
-  command->footer(kFooter);
+  command->footer(kGenerateFooter);
   add_text_options(*command, options->text);
   auto* prompt = command->add_option_group("prompt", "The text to continue");
   prompt->add_option("--prompt,-p", options->prompt, "The text itself");
   prompt->add_option("--prompt-file", options->prompt_file,
                      "The file that holds it; - is standard input");
   prompt->require_option(1);
-  command->callback([options] { run(*options); });
+  command->callback([options] { run_generate(*options); });
 }
 
 }  // namespace minke::app

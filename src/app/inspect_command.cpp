@@ -13,14 +13,14 @@
 namespace minke::app {
 namespace {
 
-constexpr const char* kFooter =
+constexpr const char* kInspectFooter =
     R"(Examples:
   minke inspect runs/first
   minke inspect config.json --json      one object with exact numbers
   minke inspect config.json --train --batch 4 --seq 512      the memory that training it takes
   minke inspect runs/first --activations a.safetensors --text "It is a truth" --select 'layers.*.input')";
 
-struct Options {
+struct InspectOptions {
   std::string path;
   model::Precision precision = model::Precision::kBF16;
   bool json = false, train = false;
@@ -28,7 +28,7 @@ struct Options {
   ActivationsRequest activations;
 };
 
-void run(const Options& options) {
+void run_inspect(const InspectOptions& options) {
   if (!options.activations.file.empty()) {
     write_activations(options.path, options.activations);
     return;
@@ -48,10 +48,10 @@ void run(const Options& options) {
 }  // namespace
 
 void add_inspect_command(CLI::App& app) {
-  const auto options = std::make_shared<Options>();
+  const auto options = std::make_shared<InspectOptions>();
   CLI::App* command =
       app.add_subcommand("inspect", "What a model is, and what it costs: a config is enough");
-  command->footer(kFooter);
+  command->footer(kInspectFooter);
   command->add_option("model", options->path, "A model's folder, a run's, or a config.json")
       ->required();
   CLI::Option* json =
@@ -81,7 +81,7 @@ void add_inspect_command(CLI::App& app) {
   add_choice(*command, "--precision", options->precision, "What is computed in, with either");
   command->callback([options] {
     options->shape.precision = options->activations.precision = options->precision;
-    run(*options);
+    run_inspect(*options);
   });
 }
 

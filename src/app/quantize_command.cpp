@@ -19,7 +19,7 @@
 namespace minke::app {
 namespace {
 
-constexpr const char* kFooter =
+constexpr const char* kQuantizeFooter =
     R"(Weights of linear layers become E4M3 codes with a scale for each 128x128 block, as DeepSeek's own
 FP8 files have them. Embedding, head, norms, routers and their biases stay what they are.
 
@@ -35,7 +35,7 @@ Examples:
   minke quantize runs/first --out models/first-fp8
   minke quantize runs/first --out models/first-int8 --experts int8 --head int8 --eval held-out.txt)";
 
-struct Arguments {
+struct QuantizeArguments {
   std::string model, out;
   IntegerOptions integers;
   std::vector<std::string> text;
@@ -49,7 +49,8 @@ struct EvalText {
   text::Tokenizer tokenizer;
   train::HeldOut held_out;
   study::EvalWindow window;
-  EvalText(const Arguments& arguments, const fs::path& folder, const model::ModelConfig& config)
+  EvalText(const QuantizeArguments& arguments, const fs::path& folder,
+           const model::ModelConfig& config)
       : tokenizer(text::Tokenizer::load(folder)),
         held_out(study::held_out_text(folder, config, tokenizer, arguments.text, "text")),
         window(study::eval_window(folder, config, arguments.window)) {}
@@ -72,7 +73,7 @@ Measured measure(infer::LoadedModel& loaded, const EvalText& text) {
 }
 
 // What the model was and what it became, one after the other: both may not fit the memory.
-void compare(const Arguments& arguments, const checkpoint::QuantizedSizes& sizes,
+void compare(const QuantizeArguments& arguments, const checkpoint::QuantizedSizes& sizes,
              const EvalText& text) {
   infer::LoadOptions how;
   how.extra = arguments.extra;
@@ -96,7 +97,7 @@ void compare(const Arguments& arguments, const checkpoint::QuantizedSizes& sizes
   }
 }
 
-void run(const Arguments& arguments) {
+void run_quantize(const QuantizeArguments& arguments) {
   catch_interrupts(kRemovingHalves);
   const fs::path folder = checkpoint::model_folder(arguments.model), out = arguments.out;
   if (fs::exists(out) && !fs::is_empty(out)) fail("{}: is not empty", out.string());
@@ -132,9 +133,9 @@ void run(const Arguments& arguments) {
 }  // namespace
 
 void add_quantize_command(CLI::App& app) {
-  const auto arguments = std::make_shared<Arguments>();
+  const auto arguments = std::make_shared<QuantizeArguments>();
   CLI::App* command = app.add_subcommand("quantize", "Write a model in FP8, or with integers");
-  command->footer(kFooter);
+  command->footer(kQuantizeFooter);
   command->add_option("model", arguments->model, "A model's folder, or a run's")->required();
   command->add_option("--out", arguments->out, "A new folder")->required();
   add_integer_options(*command, arguments->integers);
@@ -146,7 +147,7 @@ void add_quantize_command(CLI::App& app) {
       ->needs(text);
   add_average_option(*command, arguments->weights);
   add_extra_option(*command, arguments->extra, "written as they are");
-  command->callback([arguments] { run(*arguments); });
+  command->callback([arguments] { run_quantize(*arguments); });
 }
 
 }  // namespace minke::app

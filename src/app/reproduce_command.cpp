@@ -14,7 +14,7 @@
 namespace minke::app {
 namespace {
 
-constexpr const char* kFooter =
+constexpr const char* kReproduceFooter =
     R"(Single products take seconds; training runs need --data and --out, and go on where they were left when
 the same line is given again. Three runs of the same model and seed: BF16, FP8, and BF16 with another order of the data,
 whose difference is the noise that the first one is to be seen beside. Losses are compared over the last half of the
@@ -30,7 +30,7 @@ const std::set<std::string> kNotOffered = {"precision", "data-seed",     "shadow
                                            "stop-at",   "sample-prompt", "tensorboard",
                                            "keep-last", "keep-every",    "keep-best"};
 
-struct Arguments {
+struct ReproduceArguments {
   train::Options options;
   std::string out;
   bool json = false;
@@ -76,7 +76,7 @@ Json json_of(const std::vector<study::ProductError>& products) {
   return out;
 }
 
-void run(const Arguments& arguments) {
+void run_reproduce(const ReproduceArguments& arguments) {
   if (arguments.options.data.empty() != arguments.out.empty()) {
     fail("training runs need both --data and --out");
   }
@@ -103,17 +103,17 @@ void add_reproduce_command(CLI::App& app) {
   CLI::App* reproduce = app.add_subcommand("reproduce", "Measure here what a report claims");
   reproduce->require_subcommand(1);
   reproduce->footer("`minke reproduce COMMAND --help` explains a command.");
-  const auto arguments = std::make_shared<Arguments>();
+  const auto arguments = std::make_shared<ReproduceArguments>();
   CLI::App* fp8 = reproduce->add_subcommand(
       "fp8", "FP8 training against BF16, and what its tiles and its accumulation are for");
-  fp8->footer(kFooter);
+  fp8->footer(kReproduceFooter);
   fp8->add_option("--out", arguments->out, "A folder for the runs");
   fp8->add_flag("--json", arguments->json, "A JSON object; differences are shares, not percent");
   train::visit_fields(arguments->options,
                       [&](const char* flag, auto& field, train::Scope, const char* help, auto...) {
                         if (!kNotOffered.contains(flag)) add_setting(*fp8, flag, field, help);
                       });
-  fp8->callback([arguments] { run(*arguments); });
+  fp8->callback([arguments] { run_reproduce(*arguments); });
 }
 
 }  // namespace minke::app

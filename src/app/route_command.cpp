@@ -19,7 +19,7 @@
 namespace minke::app {
 namespace {
 
-constexpr const char* kFooter =
+constexpr const char* kRouteFooter =
     R"(A line a token and a column a layer: the experts it goes to, the largest weight first. With --layer, a line for each
 choice of those layers: the groups that experts may come from, then each expert with its score, the router's bias (together
 they decide) and its weight, and behind | the best that was not taken.
@@ -29,7 +29,7 @@ Examples:
   minke route runs/first --text - --layer 3 < novel.txt
   minke route runs/first --text "She had been" --html route.html)";
 
-struct Arguments {
+struct RouteArguments {
   model::Precision precision = model::Precision::kBF16;
   std::string model, text, html, color = "auto";
   std::vector<int64_t> layers;
@@ -160,7 +160,7 @@ void print_load(const study::TextRoutes& routes, const Paint& paint) {
   }
 }
 
-void run(const Arguments& arguments) {
+void run_route(const RouteArguments& arguments) {
   study::TextForward forward(arguments.model, arguments.precision,
                              arguments.text == "-" ? read_standard_input() : arguments.text,
                              arguments.load);
@@ -193,9 +193,9 @@ void run(const Arguments& arguments) {
 }  // namespace
 
 void add_route_command(CLI::App& app) {
-  const auto arguments = std::make_shared<Arguments>();
+  const auto arguments = std::make_shared<RouteArguments>();
   CLI::App* command = app.add_subcommand("route", "Which experts each token of a text goes to");
-  command->footer(kFooter);
+  command->footer(kRouteFooter);
   command->add_option("model", arguments->model, "A model's folder, or a run's")->required();
   command->add_option("--text", arguments->text, "The text; -: standard input")->required();
   command->add_option("--layer", arguments->layers, "These layers alone, with scores and biases");
@@ -206,7 +206,7 @@ void add_route_command(CLI::App& app) {
       ->capture_default_str();
   add_precision(*command, arguments->precision);
   add_load_options(*command, arguments->load);
-  command->callback([arguments] { run(*arguments); });
+  command->callback([arguments] { run_route(*arguments); });
 }
 
 }  // namespace minke::app

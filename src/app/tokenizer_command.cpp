@@ -20,9 +20,9 @@
 namespace minke::app {
 namespace {
 
-using Json = nlohmann::json;
+using nlohmann::json;
 
-constexpr const char* kTrainFooter =
+constexpr const char* kLearnFooter =
     R"(Examples:
   minke tokenizer train --data books/ --vocab 4096 --out tokenizers/books
   minke train --data books/ --tokenizer tokenizers/books --minutes 10 --out runs/first)";
@@ -38,13 +38,13 @@ constexpr const char* kDecodeFooter =
 is, with nothing added. With --jsonl, each line {"ids": [...]} becomes a line {"text": ...}; bytes
 that are not UTF-8 are replaced in it by U+FFFD, as JSON cannot hold them.)";
 
-struct TrainArguments {
+struct LearnArguments {
   std::vector<std::string> data;
   std::string text_field = "text", out;
   int64_t vocab = 4096;
 };
 
-void train(const TrainArguments& arguments) {
+void train(const LearnArguments& arguments) {
   const fs::path out = arguments.out;
   if (fs::exists(out) && !fs::is_empty(out)) fail("{}: is not empty", out.string());
   const TemporaryFolder standard_input;
@@ -68,15 +68,15 @@ void train(const TrainArguments& arguments) {
 }
 
 // Calls convert for each line's object and prints what it makes of it.
-void convert_lines(const char* field, const std::function<Json(const Json&)>& convert) {
+void convert_lines(const char* field, const std::function<json(const json&)>& convert) {
   std::string line;
   for (int64_t number = 1; std::getline(std::cin, line); ++number) {
     const std::string where = fmt::format("standard input, line {}", number);
-    const Json object = parse_json<Json>(line, where);
+    const json object = parse_json<json>(line, where);
     if (!object.is_object() || !object.contains(field)) fail("{}: no \"{}\"", where, field);
     try {
-      print_now(convert(object[field]).dump(-1, ' ', false, Json::error_handler_t::replace) + "\n");
-    } catch (const Json::exception&) {
+      print_now(convert(object[field]).dump(-1, ' ', false, json::error_handler_t::replace) + "\n");
+    } catch (const json::exception&) {
       fail("{}: \"{}\" is of another type than expected", where, field);
     }
   }
@@ -103,8 +103,8 @@ std::vector<int32_t> parse_ids(std::string_view text) {
 void encode(const std::string& folder, bool lines) {
   const text::Tokenizer tokenizer = load_tokenizer(folder);
   if (lines) {
-    convert_lines("text", [&](const Json& text) {
-      return Json{{"ids", tokenizer.encode(text.get_ref<const std::string&>())}};
+    convert_lines("text", [&](const json& text) {
+      return json{{"ids", tokenizer.encode(text.get_ref<const std::string&>())}};
     });
   } else {
     print_now(fmt::format("{}\n", fmt::join(tokenizer.encode(read_standard_input()), " ")));
@@ -114,8 +114,8 @@ void encode(const std::string& folder, bool lines) {
 void decode(const std::string& folder, bool lines) {
   const text::Tokenizer tokenizer = load_tokenizer(folder);
   if (lines) {
-    convert_lines("ids", [&](const Json& ids) {
-      return Json{{"text", tokenizer.decode(ids.get<std::vector<int32_t>>())}};
+    convert_lines("ids", [&](const json& ids) {
+      return json{{"text", tokenizer.decode(ids.get<std::vector<int32_t>>())}};
     });
   } else {
     print_now(tokenizer.decode(parse_ids(read_standard_input())));
@@ -129,9 +129,9 @@ void add_tokenizer_command(CLI::App& app) {
   command->require_subcommand(1);
   command->footer("`minke tokenizer COMMAND --help` explains a command.");
 
-  const auto arguments = std::make_shared<TrainArguments>();
+  const auto arguments = std::make_shared<LearnArguments>();
   CLI::App* learn = command->add_subcommand("train", "Learn a byte-level BPE vocabulary from text");
-  learn->footer(kTrainFooter);
+  learn->footer(kLearnFooter);
   learn->add_option("--data", arguments->data, "Text: files, folders, globs or -")->required();
   learn->add_option("--text-field", arguments->text_field, "The field of a .jsonl line")
       ->capture_default_str();

@@ -16,7 +16,7 @@
 namespace minke::app {
 namespace {
 
-constexpr const char* kFooter = R"(Examples:
+constexpr const char* kTrainFooter = R"(Examples:
   minke train --data books/ --out runs/first --minutes 10
   minke train --data train.jsonl.zst --valid valid.jsonl.zst --size small --steps 5000 --out runs/second
   minke train --data books/ --out runs/third --config run.toml      flags from a file; those given here win
@@ -56,7 +56,7 @@ void read_flags(CLI::App& command, const std::string& path) {
   }
 }
 
-void run(const CLI::App& command, const TrainArguments& arguments) {
+void run_train(const CLI::App& command, const TrainArguments& arguments) {
   catch_interrupts("stopping, and saving what is trained");
   if (arguments.resume.empty() && arguments.out.empty()) {
     fail("--out is missing: where shall the run be kept? (or --resume a run)");
@@ -89,7 +89,7 @@ void run(const CLI::App& command, const TrainArguments& arguments) {
 void add_train_command(CLI::App& app) {
   auto arguments = std::make_shared<TrainArguments>();
   CLI::App* command = app.add_subcommand("train", "Train a model on text");
-  command->footer(kFooter);
+  command->footer(kTrainFooter);
   command->add_option("--out", arguments->out, "A new folder for the run");
   command->add_option("--resume", arguments->resume, "Continue the run in this folder");
   train::visit_fields(arguments->options, [&](const char* flag, auto& field, train::Scope scope,
@@ -105,7 +105,7 @@ void add_train_command(CLI::App& app) {
                       "win");
   command->callback([command, arguments] {
     if (!arguments->config.empty()) read_flags(*command, arguments->config);
-    run(*command, *arguments);
+    run_train(*command, *arguments);
   });
 }
 

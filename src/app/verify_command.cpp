@@ -15,7 +15,7 @@
 namespace minke::app {
 namespace {
 
-constexpr const char* kFooter =
+constexpr const char* kVerifyFooter =
     R"(A folder to verify holds config.json, model.safetensors (or its shards),
 golden.safetensors and golden.json. Whatever of the results it lacks is not compared, and said.
 One that holds fp8.safetensors alone is verified for its codes, scales and products of FP8.
@@ -72,7 +72,7 @@ bool verify(const std::string& path, model::Precision precision) {
                study::verify(folder, {precision, {}}), folder.lacks);
 }
 
-void run(const Command& command) {
+void run_verify(const Command& command) {
   if (!command.write.empty()) {
     if (command.model.empty()) {
       fail("--write needs --model: a config.json, or a folder with a model");
@@ -95,7 +95,7 @@ void add_verify_command(CLI::App& app) {
   const auto command = std::make_shared<Command>();
   CLI::App* verify = app.add_subcommand(
       "verify", "Compare this program with what an oracle computed, quantity by quantity");
-  verify->footer(kFooter);
+  verify->footer(kVerifyFooter);
   verify->add_option("DIR", command->folders, "Folders with a model and an oracle's results");
   add_choice(*verify, "--precision", command->precision, "Precision to compute in");
   verify->add_option("--write", command->write,
@@ -114,7 +114,7 @@ void add_verify_command(CLI::App& app) {
       ->capture_default_str();
   verify->add_option("--text", command->how.text, "For --write: tokens of the greedy text")
       ->capture_default_str();
-  verify->callback([command] { run(*command); });
+  verify->callback([command] { run_verify(*command); });
 }
 
 }  // namespace minke::app

@@ -8,7 +8,7 @@
 namespace minke::app {
 namespace {
 
-constexpr const char* kFooter =
+constexpr const char* kWatchFooter =
     R"(Curves of all runs over one another; expert loads, router biases, modules and samples of the one that
 is chosen in the page. A run may be watched while it trains, later, and before its first step.
 
@@ -24,7 +24,7 @@ Nobody but this machine can ask, unless --host says so; whoever can ask sees the
 void add_watch_command(CLI::App& app) {
   const auto options = std::make_shared<study::WatchOptions>();
   CLI::App* command = app.add_subcommand("watch", "Look at runs in a browser as they go");
-  command->footer(kFooter);
+  command->footer(kWatchFooter);
   command
       ->add_option("runs", options->runs,
                    "Folders of runs, or of what holds some: runs that begin there are shown, too")

@@ -5,6 +5,9 @@
 
 #include "base/error.h"
 
+template class nlohmann::detail::serializer<nlohmann::json>;
+template class nlohmann::detail::serializer<nlohmann::ordered_json>;
+
 namespace minke {
 
 template <typename Json>

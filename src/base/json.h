@@ -5,6 +5,10 @@
 #include <string>
 #include <string_view>
 
+// Compiled once, in json.cpp, and not by every file that has JSON.
+extern template class nlohmann::detail::serializer<nlohmann::json>;
+extern template class nlohmann::detail::serializer<nlohmann::ordered_json>;
+
 namespace minke {
 
 // Error, beginning with `where`, for what is not JSON, nests deeper than 64, or names a key of an

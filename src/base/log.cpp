@@ -2,6 +2,7 @@
 
 #include <spdlog/pattern_formatter.h>
 #include <spdlog/sinks/stdout_color_sinks.h>
+#include <spdlog/spdlog.h>
 
 #include <iterator>
 #include <memory>
@@ -38,6 +39,12 @@ class Message : public spdlog::custom_flag_formatter {
 };
 
 }  // namespace
+
+void log::write(Level level, std::string_view line) {
+  constexpr spdlog::level::level_enum kLevels[] = {spdlog::level::debug, spdlog::level::info,
+                                                   spdlog::level::warn, spdlog::level::err};
+  spdlog::log(kLevels[static_cast<size_t>(level)], line);
+}
 
 std::string printable(std::string_view text) {
   std::string out;

@@ -25,7 +25,7 @@ uint32_t file_type(GgufType type) {
   MINKE_CHECK(false);
 }
 
-std::string_view name_of(GgufType type) {
+std::string_view type_name(GgufType type) {
   switch (type) {
     case GgufType::kF32:
       return "F32";
@@ -341,7 +341,7 @@ void export_gguf(const fs::path& path, const CheckpointFolder& files, const Mode
                      planned.tensor.type);
       }
     } catch (const Error& error) {
-      fail("{} ({}): {}", planned.tensor.name, name_of(planned.tensor.type), error.what());
+      fail("{} ({}): {}", planned.tensor.name, type_name(planned.tensor.type), error.what());
     }
     on_tensor(++done, plan.size());
   }

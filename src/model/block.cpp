@@ -9,13 +9,13 @@ namespace {
 
 std::string prefix_of(int64_t layer) { return fmt::format("model.layers.{}.", layer); }
 
+}  // namespace
+
 Tensor keep(const Tensor& x, const Pass& pass) {
   const Tensor kept = pass.saved.make(pass.activation(), x.shape());
   ops::convert(kept, x);
   return kept;
 }
-
-}  // namespace
 
 Block::Block(const ModelConfig& config, int64_t layer)
     : layer_(layer), mla_(config, prefix_of(layer) + "self_attn.") {

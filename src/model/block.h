@@ -10,6 +10,9 @@
 
 namespace minke::model {
 
+// A copy for the backward pass, in the run's activation type.
+Tensor keep(const Tensor& x, const Pass& pass);
+
 class Block {
  public:
   Block(const ModelConfig& config, int64_t layer);

@@ -4,11 +4,6 @@
 #include "tensor/scales.h"
 
 namespace minke::model {
-namespace {
-
-size_t aligned(size_t bytes) { return (bytes + 63) / 64 * 64; }
-
-}  // namespace
 
 Mla::Output::Output(int64_t rows, int64_t width, const Pass& pass)
     : numbers((pass.is_fp8() ? pass.scratch : pass.saved).make(pass.activation(), {rows, width})) {

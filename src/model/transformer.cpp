@@ -52,12 +52,6 @@ void lay_out(const Batch& batch, int64_t k, Transformer::Saved& s) {
   s.layout.push_back({batch.sequences, S, s.position[d], s.first[d]});
 }
 
-Tensor keep(const Tensor& x, const Pass& pass) {
-  const Tensor kept = pass.saved.make(pass.activation(), x.shape());
-  ops::convert(kept, x);
-  return kept;
-}
-
 }  // namespace
 
 std::vector<int32_t> Batch::targets(int64_t depth) const {

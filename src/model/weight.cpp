@@ -10,7 +10,6 @@
 namespace minke::model {
 namespace {
 
-size_t aligned(size_t bytes) { return (bytes + 63) / 64 * 64; }
 int64_t even(int64_t n) { return (n + 1) / 2 * 2; }
 
 }  // namespace

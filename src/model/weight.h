@@ -18,6 +18,9 @@
 
 namespace minke::model {
 
+// Operands in memory of the caller's begin at multiples of 64 bytes.
+inline size_t aligned(size_t bytes) { return (bytes + 63) / 64 * 64; }
+
 // kFp8: as kBF16, with the products of linear layers in E4M3 (V3 report, section 3.3).
 enum class Precision { kF32, kBF16, kFp8 };
 // What activations are, and what operands are prepared in that FP8 leaves alone.

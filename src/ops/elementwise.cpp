@@ -11,7 +11,7 @@
 namespace minke::ops {
 namespace {
 
-auto kernel_table() { return MINKE_KERNELS(kernels::ElementwiseKernels, elementwise_kernels); }
+auto elementwise_table() { return MINKE_KERNELS(kernels::ElementwiseKernels, elementwise_kernels); }
 
 // Calls body(row, first column, count) for pieces that cover both matrices. Where the rows of both
 // touch, the matrices are one long row.
@@ -48,7 +48,8 @@ void swiglu(const Matrix& h_TF, const Matrix& gate_up, const Tensor& weight_T) {
   in.gate_up = gate_up;
   in.weight = numbers(weight_T, h_TF.rows);
   in.streams = is_streamed(h_TF);
-  const auto run = kernel_table()->swiglu[format_index(h_TF.dtype)][format_index(gate_up.dtype)];
+  const auto run =
+      elementwise_table()->swiglu[format_index(h_TF.dtype)][format_index(gate_up.dtype)];
   parallel_for(h_TF.rows, rows_per_chunk(h_TF.cols),
                [&](int64_t begin, int64_t end) { run(h_TF, in, begin, end); });
 }
@@ -71,8 +72,8 @@ void swiglu_backward(const Matrix& d_gate_up, const Tensor& dweight_T, const Mat
   in.streams = is_streamed(d_gate_up.columns(0, F)) && is_streamed(d_gate_up.columns(F, F)) &&
                (h_TF.empty() || is_streamed(h_TF));
   const auto run =
-      kernel_table()->swiglu_backward[format_index(d_gate_up.dtype)][format_index(dh_TF.dtype)]
-                                     [format_index(gate_up.dtype)];
+      elementwise_table()->swiglu_backward[format_index(d_gate_up.dtype)][format_index(dh_TF.dtype)]
+                                          [format_index(gate_up.dtype)];
   parallel_for(dh_TF.rows, rows_per_chunk(dh_TF.cols),
                [&](int64_t begin, int64_t end) { run(in, begin, end); });
 }
@@ -80,7 +81,7 @@ void swiglu_backward(const Matrix& d_gate_up, const Tensor& dweight_T, const Mat
 void convert(const Matrix& dst, const Matrix& src) {
   const Profiled profiled("convert");
   MINKE_CHECK(same_shape(dst, src));
-  const auto run = kernel_table()->convert[format_index(dst.dtype)][format_index(src.dtype)];
+  const auto run = elementwise_table()->convert[format_index(dst.dtype)][format_index(src.dtype)];
   for_each_piece(dst, src,
                  [&](int64_t r, int64_t c, int64_t n) { run(at(dst, r, c), at(src, r, c), n); });
 }
@@ -88,7 +89,7 @@ void convert(const Matrix& dst, const Matrix& src) {
 void add(const Matrix& y, const Matrix& x) {
   const Profiled profiled("add");
   MINKE_CHECK(same_shape(y, x) && y.dtype == DType::kF32);
-  const auto run = kernel_table()->add[format_index(x.dtype)];
+  const auto run = elementwise_table()->add[format_index(x.dtype)];
   for_each_piece(
       y, x, [&](int64_t r, int64_t c, int64_t n) { run(y.row<float>(r) + c, at(x, r, c), n); });
 }
@@ -98,7 +99,7 @@ double sum_of_squares(const Tensor& x) {
   const float* numbers = x.data<float>();
   constexpr int64_t kBlock = int64_t{1} << 16;
   std::vector<double> sums(static_cast<size_t>((x.count() + kBlock - 1) / kBlock));
-  const auto run = kernel_table()->sum_of_squares;
+  const auto run = elementwise_table()->sum_of_squares;
   parallel_for(x.count(), kBlock, [&](int64_t begin, int64_t end) {
     sums[static_cast<size_t>(begin / kBlock)] = run(numbers + begin, end - begin);
   });

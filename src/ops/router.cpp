@@ -17,7 +17,7 @@ namespace {
 // Added to the sums of scores that are divided by.
 constexpr float kFloor = 1e-20F;
 
-auto kernel_table() { return MINKE_KERNELS(kernels::RouterKernels, router_kernels); }
+auto router_table() { return MINKE_KERNELS(kernels::RouterKernels, router_kernels); }
 
 bool is_routes(const Tensor& t, DType dtype, int64_t tokens, const Routing& how) {
   return t.rank() == 2 && t.dtype() == dtype && t.dim(0) == tokens && t.dim(1) == how.chosen;
@@ -136,9 +136,9 @@ void score(float* scores, const float* logits, int64_t token, const Routing& how
     }
   }
   if (how.scoring == Scoring::kSigmoid) {
-    kernel_table()->sigmoid(scores, logits, how.experts);
+    router_table()->sigmoid(scores, logits, how.experts);
   } else {
-    kernel_table()->softmax(scores, logits, how.experts);
+    router_table()->softmax(scores, logits, how.experts);
   }
 }
 
@@ -301,7 +301,7 @@ void router_backward(const Tensor& dlogits_TE, const Tensor& dweights_TK, const 
   const float* dweights = dweights_TK.data<float>();
   const int32_t* experts = experts_TK.data<int32_t>();
   float* dlogits = dlogits_TE.data<float>();
-  const auto kernels = kernel_table();
+  const auto kernels = router_table();
   parallel_for(T, rows_per_chunk(2 * E), [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) {
       float* d = dlogits + t * E;

@@ -18,7 +18,7 @@ using infer::DraftWidth;
 using infer::Generation;
 using infer::Generator;
 
-constexpr int kBursts = 9;
+constexpr int kDraftBursts = 9;
 constexpr int64_t kPlaces = 24;  // of a text, where the parts of a step are timed
 
 // Reads a text with trunk and drafter.
@@ -111,8 +111,8 @@ std::vector<int32_t> write_texts(model::Transformer& model, std::span<const int3
   sums.resize(widths.size());
   gains.resize(widths.size());
   std::vector<int32_t> written;
-  const size_t stride = std::max<size_t>(tokens.size() / (kBursts + 1), 1);
-  for (int burst = 0; burst <= kBursts; ++burst) {
+  const size_t stride = std::max<size_t>(tokens.size() / (kDraftBursts + 1), 1);
+  for (int burst = 0; burst <= kDraftBursts; ++burst) {
     written.clear();
     for (int64_t i = 0; i < prompt; ++i) {
       const size_t at = static_cast<size_t>(burst) * stride + static_cast<size_t>(i);

@@ -24,12 +24,12 @@ constexpr double kCodeDeviation = 64;
 // Of integers of 8 bits, and of 4 where all are as likely.
 constexpr double kInt8Deviation = 32, kInt4Deviation = 4.6;
 
-struct Numbers {
+struct DrawnNumbers {
   std::vector<bf16> bf16s;
   std::vector<uint8_t> codes, bytes;
   std::vector<int8_t> integers;
 
-  explicit Numbers(double deviation) {
+  explicit DrawnNumbers(double deviation) {
     Rng rng(stream_key(1, 0, "synthetic"));
     for (size_t i = 0; i < kNumbers; ++i) {
       const double x = rng.normal();
@@ -79,7 +79,7 @@ std::vector<checkpoint::TensorSpec> tensors_of(const model::ModelConfig& config)
 }
 
 void write_random(checkpoint::SafetensorsWriter& writer, const checkpoint::TensorSpec& spec,
-                  const Numbers& numbers, const model::ModelConfig& config) {
+                  const DrawnNumbers& numbers, const model::ModelConfig& config) {
   const uint64_t size = spec.bytes();
   const size_t place = stream_key(2, 0, spec.name);
   if (spec.dtype == "F8_E4M3") {
@@ -117,7 +117,7 @@ void write_synthetic_model(const fs::path& folder, const checkpoint::HfConfig& c
          format_bytes(static_cast<double>(left)));
   }
   write_file_atomic(folder / "config.json", checkpoint::config_text(config));
-  const Numbers numbers(config.model.initializer_range);
+  const DrawnNumbers numbers(config.model.initializer_range);
   checkpoint::SafetensorsWriter writer(folder / "model.safetensors", specs);
   Progress progress("writing a random model", bytes, Progress::Unit::kBytes);
   for (const checkpoint::TensorSpec& spec : writer.order()) {

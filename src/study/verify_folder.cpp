@@ -13,7 +13,7 @@ namespace minke::study {
 namespace {
 
 using checkpoint::SafetensorsFile;
-using Json = nlohmann::json;
+using nlohmann::json;
 
 // Positions of a batch; far more than float64 is fit for.
 constexpr int64_t kMaxTokens = int64_t{1} << 20;
@@ -121,30 +121,30 @@ class Fields {
  public:
   Fields(const fs::path& path, std::vector<std::string>& lacks)
       : where_(path.string()),
-        root_(parse_json<Json>(read_file(path, kMaxBytes), where_)),
+        root_(parse_json<json>(read_file(path, kMaxBytes), where_)),
         lacks_(lacks) {
     if (!root_.is_object()) fail("{}: {}, expected an object", where_, shown(root_));
   }
 
   bool number(const char* name, double& out) {
-    const Json* value = find(name);
+    const json* value = find(name);
     if (value == nullptr) return false;
     if (!value->is_number()) refuse(name, *value, "a number");
     out = value->get<double>();
     return true;
   }
   void boolean(const char* name, bool& out) {
-    const Json* value = find(name);
+    const json* value = find(name);
     if (value == nullptr) return;
     if (!value->is_boolean()) refuse(name, *value, "true or false");
     out = value->get<bool>();
   }
   std::vector<double> numbers(const char* name) {
     std::vector<double> out;
-    const Json* value = find(name);
+    const json* value = find(name);
     if (value == nullptr) return out;
     if (!value->is_array()) refuse(name, *value, "a list of numbers");
-    for (const Json& item : *value) {
+    for (const json& item : *value) {
       if (!item.is_number()) refuse(name, *value, "a list of numbers");
       out.push_back(item.get<double>());
     }
@@ -166,18 +166,18 @@ class Fields {
  private:
   static constexpr uint64_t kMaxBytes = 1 << 24;
 
-  const Json* find(const char* name) {
+  const json* find(const char* name) {
     const auto at = root_.find(name);
     if (at != root_.end()) return &*at;
     lacks_.push_back(fmt::format("{} in golden.json", name));
     return nullptr;
   }
-  [[noreturn]] void refuse(const char* name, const Json& value, const char* expected) const {
+  [[noreturn]] void refuse(const char* name, const json& value, const char* expected) const {
     fail("{}: {} is {}, expected {}", where_, name, shown(value), expected);
   }
 
   std::string where_;
-  Json root_;
+  json root_;
   std::vector<std::string>& lacks_;
 };
 

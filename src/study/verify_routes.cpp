@@ -8,13 +8,13 @@
 namespace minke::study {
 namespace {
 
-constexpr double kInfinity = std::numeric_limits<double>::infinity();
+constexpr double kFarthest = std::numeric_limits<double>::infinity();
 
 // The choice of one token, to be explained.
-class Choice {
+class TokenChoice {
  public:
-  Choice(std::span<const int32_t> experts, std::span<const double> scores,
-         std::span<const double> bias, const ref::Routing& how)
+  TokenChoice(std::span<const int32_t> experts, std::span<const double> scores,
+              std::span<const double> bias, const ref::Routing& how)
       : compared_(scores.begin(), scores.end()), chosen_(scores.size()) {
     const bool noaux = how.method == ref::TopkMethod::kNoauxTc;
     if (noaux && !bias.empty()) {
@@ -67,7 +67,7 @@ class Choice {
     if (explained_by(0)) return 0;
     const auto [low_score, high_score] = std::ranges::minmax(compared_);
     double low = 0, high = high_score - low_score;  // with which all scores may be equal
-    if (!explained_by(high)) return kInfinity;
+    if (!explained_by(high)) return kFarthest;
     constexpr int kHalvings = 60;
     for (int i = 0; i < kHalvings; ++i) {
       const double middle = (low + high) / 2;
@@ -79,13 +79,13 @@ class Choice {
  private:
   struct Group {
     double score = 0;
-    double passed_over = -kInfinity;  // the best that was not chosen
+    double passed_over = -kFarthest;  // the best that was not chosen
     bool touched = false;             // one was chosen
   };
 
   std::vector<double> compared_;
   std::vector<bool> chosen_;
-  double lowest_ = kInfinity;  // of the chosen
+  double lowest_ = kFarthest;  // of the chosen
   double slack_ = 2;
   int64_t kept_ = 1;
   std::vector<Group> groups_;
@@ -95,7 +95,7 @@ class Choice {
 
 double smallest_score_error(std::span<const int32_t> experts, std::span<const double> scores,
                             std::span<const double> bias, const ref::Routing& how) {
-  return Choice(experts, scores, bias, how).smallest_error();
+  return TokenChoice(experts, scores, bias, how).smallest_error();
 }
 
 }  // namespace minke::study

@@ -9,7 +9,7 @@
 namespace minke {
 namespace {
 
-constexpr float kLeastScale = std::numeric_limits<float>::min();
+constexpr float kLeastIntScale = std::numeric_limits<float>::min();
 constexpr int kOffset = 8;  // of codes of 4 bits
 
 struct Span {
@@ -42,7 +42,7 @@ float largest(const float* x, const Span& span) {
 float int4_scale(float most) {
   if (most == 0) return 1;
   const float scale = most / -8.0F;
-  return std::copysign(std::max(std::fabs(scale), kLeastScale), scale);
+  return std::copysign(std::max(std::fabs(scale), kLeastIntScale), scale);
 }
 
 void check_shapes(const Tensor& x_MN, const Tensor& codes, const Tensor& scale) {
@@ -69,7 +69,7 @@ Shape int_scale_shape(const Shape& matrix, DType format) {
   return {matrix[0], (matrix[1] + block - 1) / block};
 }
 
-float int8_scale(float amax) { return amax == 0 ? 1 : std::max(amax / 127.0F, kLeastScale); }
+float int8_scale(float amax) { return amax == 0 ? 1 : std::max(amax / 127.0F, kLeastIntScale); }
 
 void quantize_integers(Tensor codes, Tensor scale, Tensor x_MN) {
   check_shapes(x_MN, codes, scale);

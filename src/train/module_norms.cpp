@@ -19,7 +19,7 @@ constexpr std::pair<std::string_view, const char*> kModules[] = {{"self_attn.", 
                                                                  {"eh_proj", "projection"},
                                                                  {"", "norms"}};
 
-ModuleNorms named(std::string_view name) {
+ModuleNorms norms_named(std::string_view name) {
   constexpr std::string_view kLayers = "model.layers.";
   ModuleNorms out;
   if (!name.starts_with(kLayers)) {
@@ -40,7 +40,7 @@ ModuleNorms named(std::string_view name) {
 }  // namespace
 
 ModuleNorms& module_of(const model::Weight& weight, std::vector<ModuleNorms>& norms) {
-  ModuleNorms wanted = named(weight.pieces()[0].name);
+  ModuleNorms wanted = norms_named(weight.pieces()[0].name);
   const auto found = std::ranges::find_if(norms, [&](const ModuleNorms& n) {
     return n.module == wanted.module && n.layer == wanted.layer;
   });

@@ -15,7 +15,7 @@
 namespace minke::train {
 namespace {
 
-constexpr size_t kChunk = size_t{1} << 17;
+constexpr size_t kCompressedChunk = size_t{1} << 17;
 
 class PlainStream : public ByteStream {
  public:
@@ -50,7 +50,7 @@ class PlainStream : public ByteStream {
 // One member or several, one after the other, as gzip allows.
 class GzipStream : public ByteStream {
  public:
-  explicit GzipStream(const fs::path& path) : file_(path), input_(kChunk) {
+  explicit GzipStream(const fs::path& path) : file_(path), input_(kCompressedChunk) {
     constexpr int kGzipOnly = 15 + 16;
     MINKE_CHECK(inflateInit2(&state_, kGzipOnly) == Z_OK);
   }
@@ -60,7 +60,7 @@ class GzipStream : public ByteStream {
 
   size_t read(std::span<char> out) override {
     state_.next_out = reinterpret_cast<Bytef*>(out.data());
-    state_.avail_out = static_cast<uInt>(std::min<size_t>(out.size(), kChunk));
+    state_.avail_out = static_cast<uInt>(std::min<size_t>(out.size(), kCompressedChunk));
     const uInt room = state_.avail_out;
     while (state_.avail_out == room) {
       if (state_.avail_in == 0) {
@@ -97,7 +97,7 @@ class GzipStream : public ByteStream {
 class ZstdStream : public ByteStream {
  public:
   explicit ZstdStream(const fs::path& path)
-      : file_(path), input_(kChunk), state_(ZSTD_createDStream(), ZSTD_freeDStream) {
+      : file_(path), input_(kCompressedChunk), state_(ZSTD_createDStream(), ZSTD_freeDStream) {
     // Archives made with --long say how much memory they want: up to 2 GiB is granted.
     constexpr int kWindowLog = 31;
     MINKE_CHECK(state_ != nullptr && ZSTD_isError(ZSTD_DCtx_setParameter(

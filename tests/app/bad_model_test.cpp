@@ -4,6 +4,7 @@
 
 #include "app/small_run.h"
 #include "checkpoint/safetensors.h"
+#include "golden.h"
 
 namespace minke {
 namespace {
@@ -12,8 +13,6 @@ using checkpoint::SafetensorsFile;
 using checkpoint::SafetensorsWriter;
 using checkpoint::TensorSpec;
 using nlohmann::json;
-
-const fs::path kGolden = MINKE_GOLDEN_DIR;
 
 // The checkpoint of a run of a few steps, and commands that read a copy of it.
 class BadModel : public testing::Test {

@@ -2,6 +2,7 @@
 #include <cstring>
 
 #include "app/small_run.h"
+#include "golden.h"
 
 namespace minke {
 namespace {
@@ -9,8 +10,6 @@ namespace {
 using nlohmann::json;
 using testing::HasSubstr;
 using testing::Not;
-
-const fs::path kGolden = MINKE_GOLDEN_DIR;
 
 // Adds `more` to the first number of a tensor of a safetensors file.
 void change_number(const fs::path& path, const std::string& tensor, float more) {

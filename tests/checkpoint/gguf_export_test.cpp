@@ -11,13 +11,12 @@
 #include "base/error.h"
 #include "checkpoint/gguf_file.h"
 #include "checkpoint/stored_values.h"
+#include "golden.h"
 
 namespace minke::checkpoint {
 namespace {
 
 using testing::HasSubstr;
-
-const fs::path kGolden = MINKE_GOLDEN_DIR;
 
 model::ModelConfig config_of(const char* name) {
   return read_config(kGolden / name / "config.json").model;

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 
 #include "base/error.h"
+#include "golden.h"
 #include "mutate.h"
 
 namespace minke::checkpoint {
@@ -11,8 +12,6 @@ namespace {
 using nlohmann::ordered_json;
 using testing::HasSubstr;
 using testing::Throws;
-
-const fs::path kGolden = MINKE_GOLDEN_DIR;
 
 std::vector<fs::path> configs() {
   std::vector<fs::path> out;
@@ -26,7 +25,7 @@ std::vector<fs::path> configs() {
   return out;
 }
 
-ordered_json golden(const std::string& name) {
+ordered_json golden_json(const std::string& name) {
   return ordered_json::parse(read_file(kGolden / name / "config.json"));
 }
 
@@ -104,7 +103,7 @@ TEST(HfConfigTest, WritesWhatOthersRead) {
   HfConfig config;
   config.model = read_config(kGolden / "v3-yarn" / "config.json").model;
   const auto json = ordered_json::parse(config_text(config));
-  const ordered_json expected = golden("v3-yarn");
+  const ordered_json expected = golden_json("v3-yarn");
   for (const auto& [key, value] : expected.items()) {
     EXPECT_EQ(json.value(key, ordered_json()), value) << key;
   }
@@ -112,7 +111,7 @@ TEST(HfConfigTest, WritesWhatOthersRead) {
 }
 
 TEST(HfConfigTest, UnknownKeysAreKept) {
-  ordered_json json = golden("v3");
+  ordered_json json = golden_json("v3");
   json["auto_map"] = {{"AutoModel", "modeling.py"}};
   json["ep_size"] = 1;
   json["head_dim"] = 64;
@@ -126,7 +125,7 @@ TEST(HfConfigTest, UnknownKeysAreKept) {
 }
 
 TEST(HfConfigTest, TheModelOverridesWhatWasKept) {
-  HfConfig config = parse(golden("v3-fp8"));
+  HfConfig config = parse(golden_json("v3-fp8"));
   config.model.quantization.reset();
   config.model.eos_token_id = {1, 2};
   const auto after = ordered_json::parse(config_text(config));
@@ -136,7 +135,7 @@ TEST(HfConfigTest, TheModelOverridesWhatWasKept) {
 
 // As transformers saves such a model again.
 TEST(HfConfigTest, NewerSpellings) {
-  ordered_json json = golden("v3-yarn");
+  ordered_json json = golden_json("v3-yarn");
   const model::ModelConfig expected = parse(json).model;
   ordered_json rope = json["rope_scaling"];
   rope["rope_theta"] = 10000.0;
@@ -164,7 +163,7 @@ TEST(HfConfigTest, NewerSpellings) {
 }
 
 TEST(HfConfigTest, AbsentAndNull) {
-  ordered_json json = golden("moonlight");
+  ordered_json json = golden_json("moonlight");
   for (const char* key :
        {"q_lora_rank", "num_nextn_predict_layers", "initializer_range", "rope_scaling"}) {
     json.erase(key);
@@ -178,7 +177,7 @@ TEST(HfConfigTest, AbsentAndNull) {
   EXPECT_EQ(c.n_shared_experts, 0);
   EXPECT_FALSE(c.rope_scaling);
 
-  ordered_json v2 = golden("v2-lite");
+  ordered_json v2 = golden_json("v2-lite");
   v2.erase("scoring_func");
   v2.erase("topk_method");
   v2["rope_scaling"].erase("mscale");
@@ -192,7 +191,7 @@ TEST(HfConfigTest, AbsentAndNull) {
 }
 
 TEST(HfConfigTest, ScalesAsPowersOfTwo) {
-  ordered_json json = golden("v3-fp8");
+  ordered_json json = golden_json("v3-fp8");
   json["quantization_config"]["scale_fmt"] = "ue8m0";
   const HfConfig config = parse(json);
   EXPECT_TRUE(config.model.quantization->ue8m0);
@@ -208,8 +207,8 @@ struct Fault {
 class FaultTest : public testing::TestWithParam<Fault> {};
 
 TEST_P(FaultTest, IsAnErrorThatNamesIt) {
-  ordered_json json = golden("v3-fp8");
-  json["rope_scaling"] = golden("v3-yarn")["rope_scaling"];
+  ordered_json json = golden_json("v3-fp8");
+  json["rope_scaling"] = golden_json("v3-yarn")["rope_scaling"];
   const auto patch = ordered_json::parse(GetParam().patch);
   for (const auto& [key, value] : patch.items()) {
     const auto at = ordered_json::json_pointer("/" + key);

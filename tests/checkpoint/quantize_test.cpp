@@ -9,13 +9,12 @@
 
 #include "base/error.h"
 #include "checkpoint/stored_values.h"
+#include "golden.h"
 #include "tensor/integers.h"
 #include "tensor/scales.h"
 
 namespace minke::checkpoint {
 namespace {
-
-const fs::path kGolden = MINKE_GOLDEN_DIR;
 
 bool same_bytes(const StoredTensor& a, const StoredTensor& b) {
   return a == b && std::memcmp(a.data, b.data, a.size) == 0;

@@ -9,6 +9,7 @@
 #include "checkpoint/hf_config.h"
 #include "checkpoint/model_files.h"
 #include "checkpoint/quantize.h"
+#include "golden.h"
 
 namespace minke::checkpoint {
 namespace {
@@ -16,8 +17,6 @@ namespace {
 using model::Precision;
 using model::Transformer;
 using testing::HasSubstr;
-
-const fs::path kGolden = MINKE_GOLDEN_DIR;
 
 // Tensors by name, and a folder of them in two shards: every second name is in the other, so that a
 // weight and its scale are as a rule apart.

@@ -14,8 +14,8 @@ namespace {
 
 using model::Precision;
 
-constexpr Sampling kGreedy{0, 0, 1, 0, 0};
-constexpr Sampling kWarm{0.9, 0, 0.95, 0, 3};
+constexpr Sampling kLikeliest{0, 0, 1, 0, 0};
+constexpr Sampling kDrawn{0.9, 0, 0.95, 0, 3};
 
 model::ModelConfig config_with_mtp() {
   model::ModelConfig config = tiny_config();
@@ -83,7 +83,7 @@ TEST(Drafts, Trap14DoNotChangeAText) {
     // Drafts that always stand, that sometimes do, and that hardly ever do.
     for (const auto& [noise, ghost] : {std::pair{0.0F, 0.0F}, {0.5F, 0.1F}, {1.0F, 1.0F}}) {
       const auto model = chain_model(precision, noise, ghost);
-      for (const Sampling& sampling : {kGreedy, kWarm}) {
+      for (const Sampling& sampling : {kLikeliest, kDrawn}) {
         const Generation plain = write(*model, prompt, sampling, 50, 0);
         ASSERT_EQ(plain.tokens.size(), 50);
         EXPECT_TRUE(plain.drafts.empty());
@@ -103,7 +103,7 @@ TEST(Drafts, ThatAlwaysStandAreTakenWhole) {
   const auto model = chain_model(Precision::kF32, 0, 0);
   for (int64_t width = 1; width <= DraftWidth::kMost; ++width) {
     const int64_t steps = 6, count = 1 + steps * (width + 1);
-    const Generation out = write(*model, some_tokens(9), kGreedy, count, width);
+    const Generation out = write(*model, some_tokens(9), kLikeliest, count, width);
     EXPECT_EQ(out.steps, steps) << "width " << width;
     ASSERT_EQ(out.drafts.size(), width);
     for (const Generation::Drafts& d : out.drafts) {
@@ -115,7 +115,7 @@ TEST(Drafts, ThatAlwaysStandAreTakenWhole) {
 
 TEST(Drafts, SomeStandAndSomeDoNot) {
   const auto model = chain_model(Precision::kF32, 0.5F, 0.1F);
-  const Generation out = write(*model, some_tokens(9), kWarm, 400, 3);
+  const Generation out = write(*model, some_tokens(9), kDrawn, 400, 3);
   ASSERT_EQ(out.drafts.size(), 3);
   EXPECT_GT(out.drafts[2].accepted, 0);
   EXPECT_LT(out.drafts[0].accepted, out.drafts[0].made);
@@ -130,25 +130,25 @@ TEST(Drafts, SomeStandAndSomeDoNot) {
 TEST(Drafts, EndWhereTheTextEnds) {
   const auto model = chain_model(Precision::kF32, 0.2F, 0.02F);
   const std::vector<int32_t> prompt = some_tokens(9);
-  const std::vector<int32_t> free = write(*model, prompt, kWarm, 40, 0).tokens;
+  const std::vector<int32_t> free = write(*model, prompt, kDrawn, 40, 0).tokens;
   for (const int64_t width : all_widths()) {
     for (const size_t end : {1U, 2U, 5U, 11U}) {
       const std::vector<int32_t> ends = {free[end]};
       Generator plain(*model, {.end_tokens = ends});
       Generator drafting(*model, {.end_tokens = ends, .draft = width});
-      const Generation expected = write(plain, prompt, kWarm, 40);
-      const Generation got = write(drafting, prompt, kWarm, 40);
+      const Generation expected = write(plain, prompt, kDrawn, 40);
+      const Generation got = write(drafting, prompt, kDrawn, 40);
       EXPECT_EQ(got.tokens, expected.tokens);
       EXPECT_EQ(got.stop, Stop::kEnd);
     }
     for (const int64_t context : {11, 12, 15, 20}) {
       Generator full(*model, {.end_tokens = {}, .context = context, .draft = width});
-      const Generation got = write(full, prompt, kWarm, 40);
+      const Generation got = write(full, prompt, kDrawn, 40);
       EXPECT_EQ(got.stop, Stop::kContext);
       EXPECT_EQ(got.tokens, std::vector<int32_t>(free.begin(), free.begin() + context - 9));
     }
     for (const int64_t most : {1, 2, 3, 7}) {
-      const Generation got = write(*model, prompt, kWarm, most, width);
+      const Generation got = write(*model, prompt, kDrawn, most, width);
       EXPECT_EQ(got.stop, Stop::kMaxTokens);
       EXPECT_EQ(got.tokens, std::vector<int32_t>(free.begin(), free.begin() + most));
     }
@@ -162,8 +162,8 @@ TEST(Drafts, TheNextTurnReusesTheCache) {
     Generator generator(*model, {.prefill_rows = 5, .draft = width});
     std::vector<int32_t> turn = some_tokens(10);
     for (int i = 0; i < 6; ++i) {
-      const Generation out = write(generator, turn, kWarm, 30);
-      EXPECT_EQ(out.tokens, write(*model, turn, kWarm, 30, 0).tokens) << "turn " << i;
+      const Generation out = write(generator, turn, kDrawn, 30);
+      EXPECT_EQ(out.tokens, write(*model, turn, kDrawn, 30, 0).tokens) << "turn " << i;
       // All but the last token of an answer, and the row whose next token is another one now.
       if (i > 0) {
         EXPECT_GE(out.reused, std::ssize(turn) - 5);
@@ -180,8 +180,8 @@ TEST(Drafts, NeedAnMtpLayer) {
   const auto model = tiny_model(Precision::kF32);
   EXPECT_THROW(Generator(*model, {.draft = 1}), Error);
   const std::vector<int32_t> prompt = some_tokens(9);
-  EXPECT_EQ(write(*model, prompt, kWarm, 20, Generator::kAutoDraft).tokens,
-            write(*model, prompt, kWarm, 20, 0).tokens);
+  EXPECT_EQ(write(*model, prompt, kDrawn, 20, Generator::kAutoDraft).tokens,
+            write(*model, prompt, kDrawn, 20, 0).tokens);
 }
 
 // The module on rows of a cache against its forward, in FP32; the bound is that of

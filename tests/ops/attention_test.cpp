@@ -30,10 +30,6 @@ OwnedTensor random(DType dtype, Shape shape, std::string_view what, float deviat
 }
 
 using Bytes = std::vector<uint8_t>;
-Bytes bytes_of(const Tensor& x) {
-  const auto* data = static_cast<const uint8_t*>(x.raw());
-  return {data, data + x.bytes()};
-}
 
 // One attention: inputs, and all that forward and backward give.
 struct Instance {

@@ -1,11 +1,13 @@
-// Runs a test, or a part of one, on every instruction set of the machine.
+// Runs a test, or a part of one, on every instruction set of the machine; and compares bytes.
 #pragma once
 
 #include <gtest/gtest.h>
 
 #include <string>
+#include <vector>
 
 #include "ops/isa.h"
+#include "tensor/tensor.h"
 
 namespace minke::ops {
 
@@ -31,6 +33,11 @@ void on_every_set(Body&& body) {
 
 inline std::string isa_parameter_name(const ::testing::TestParamInfo<Isa>& info) {
   return std::string(isa_name(info.param));
+}
+
+inline std::vector<uint8_t> bytes_of(const Tensor& x) {
+  const auto* data = static_cast<const uint8_t*>(x.raw());
+  return {data, data + x.bytes()};
 }
 
 }  // namespace minke::ops

@@ -43,11 +43,6 @@ Weight random_weight(int64_t n, int64_t k) {
   return w;
 }
 
-std::vector<uint8_t> bytes_of(const Tensor& x) {
-  const auto* data = static_cast<const uint8_t*>(x.raw());
-  return {data, data + x.bytes()};
-}
-
 OwnedTensor numbers(DType dtype, int64_t rows, int64_t cols, float (*number)(Rng&)) {
   OwnedTensor out(dtype, {rows, cols});
   Rng rng(stream_key(1, 0, "x"));

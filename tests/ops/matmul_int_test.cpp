@@ -22,11 +22,6 @@ OwnedTensor random(int64_t rows, int64_t cols) {
   return out;
 }
 
-std::vector<uint8_t> bytes_of(const Tensor& x) {
-  const auto* data = static_cast<const uint8_t*>(x.raw());
-  return {data, data + x.bytes()};
-}
-
 TEST(MatmulInt, ARowsBytesDoNotDependOnTheOtherRows) {
   constexpr int64_t kM = 27, kN = 150, kK = 300;
   const OwnedTensor x = random(kM, kK), w = random(kN, kK);

@@ -15,7 +15,7 @@
 namespace minke::ops {
 namespace {
 
-constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+constexpr float kNoNumber = std::numeric_limits<float>::quiet_NaN();
 
 void put(const Matrix& x, int64_t r, int64_t c, float value) {
   if (x.dtype == DType::kBF16) {
@@ -47,11 +47,6 @@ Operand packed_rows(const Matrix& w, DType format) {
   const PackJob job{out.packed, w};
   pack_rows(std::span(&job, 1));
   return out;
-}
-
-std::vector<uint8_t> bytes_of(const Tensor& x) {
-  const auto* data = static_cast<const uint8_t*>(x.raw());
-  return {data, data + x.bytes()};
 }
 
 // Every set of instructions that this machine has, with either format.
@@ -122,8 +117,8 @@ TEST_P(Matmul, NothingBesideTheOperandsIsRead) {
     OwnedTensor wide_left(GetParam(), {kM, kK + 1}), wide_w(GetParam(), {kN, kK + 1});
     OwnedTensor out(DType::kF32, {kM, kN});
     for (int64_t c = 0; c <= kK; ++c) {
-      for (int64_t r = 0; r < kM; ++r) put(wide_left, r, c, c < kK ? 1 : kNan);
-      for (int64_t r = 0; r < kN; ++r) put(wide_w, r, c, c < kK ? 1 : kNan);
+      for (int64_t r = 0; r < kM; ++r) put(wide_left, r, c, c < kK ? 1 : kNoNumber);
+      for (int64_t r = 0; r < kN; ++r) put(wide_w, r, c, c < kK ? 1 : kNoNumber);
     }
     const Matrix left = Matrix(wide_left).columns(0, kK), w = Matrix(wide_w).columns(0, kK);
     matmul({out, left, packed_rows(w, GetParam()).packed});
@@ -145,7 +140,7 @@ TEST_P(Matmul, NanAndInfinityReachTheirRowAndColumnOnly) {
       for (int64_t r = 0; r < kM; ++r) put(left, r, c, 1);
       for (int64_t r = 0; r < kN; ++r) put(w, r, c, 1);
     }
-    put(left, 1, kK - 1, kNan);
+    put(left, 1, kK - 1, kNoNumber);
     put(w, kN - 1, 2, -std::numeric_limits<float>::infinity());
     matmul({out, left, packed_rows(w, GetParam()).packed});
     for (int64_t r = 0; r < kM; ++r) {

@@ -14,12 +14,12 @@ namespace {
 class Streams : public EveryIsa {};
 MINKE_ON_EVERY_ISA(Streams);
 
-constexpr int64_t kCols = 1056;  // whole cache lines, not only whole steps of any set
-constexpr DType kFormats[] = {DType::kF32, DType::kBF16};
+constexpr int64_t kStreamedCols = 1056;  // whole cache lines, not only whole steps of any set
+constexpr DType kStreamedFormats[] = {DType::kF32, DType::kBF16};
 
 // As many as are written past the caches.
 int64_t rows_of(DType format) {
-  return (int64_t{17} << 20) / (kCols * static_cast<int64_t>(size_of(format)));
+  return (int64_t{17} << 20) / (kStreamedCols * static_cast<int64_t>(size_of(format)));
 }
 
 OwnedTensor numbers(DType format, int64_t rows, int64_t cols, int64_t seed) {
@@ -54,10 +54,10 @@ void expect_same(const Rows& a, const Rows& b) {
 }
 
 TEST_P(Streams, Swiglu) {
-  for (const DType format : kFormats) {
+  for (const DType format : kStreamedFormats) {
     const int64_t T = rows_of(format);
-    const OwnedTensor gate_up = numbers(format, T, 2 * kCols, 37);
-    const Rows h(format, T, kCols, false), apart(format, T, kCols, true);
+    const OwnedTensor gate_up = numbers(format, T, 2 * kStreamedCols, 37);
+    const Rows h(format, T, kStreamedCols, false), apart(format, T, kStreamedCols, true);
     swiglu(h.view, gate_up, {});
     swiglu(apart.view, gate_up, {});
     expect_same(h, apart);
@@ -65,12 +65,12 @@ TEST_P(Streams, Swiglu) {
 }
 
 TEST_P(Streams, SwigluBackward) {
-  for (const DType format : kFormats) {
+  for (const DType format : kStreamedFormats) {
     const int64_t T = rows_of(format);
-    const OwnedTensor gate_up = numbers(format, T, 2 * kCols, 37),
-                      dh = numbers(format, T, kCols, 41);
-    const Rows h(format, T, kCols, false), h_apart(format, T, kCols, true);
-    const Rows d(format, T, 2 * kCols, false), d_apart(format, T, 2 * kCols, true);
+    const OwnedTensor gate_up = numbers(format, T, 2 * kStreamedCols, 37),
+                      dh = numbers(format, T, kStreamedCols, 41);
+    const Rows h(format, T, kStreamedCols, false), h_apart(format, T, kStreamedCols, true);
+    const Rows d(format, T, 2 * kStreamedCols, false), d_apart(format, T, 2 * kStreamedCols, true);
     swiglu_backward(d.view, {}, h.view, dh, gate_up, {});
     swiglu_backward(d_apart.view, {}, h_apart.view, dh, gate_up, {});
     expect_same(h, h_apart);
@@ -79,18 +79,19 @@ TEST_P(Streams, SwigluBackward) {
 }
 
 TEST_P(Streams, RmsNormAndItsBackward) {
-  const OwnedTensor w = numbers(DType::kF32, 1, kCols, 43);
-  const Tensor w_D = w.as({kCols});
-  for (const DType format : kFormats) {
+  const OwnedTensor w = numbers(DType::kF32, 1, kStreamedCols, 43);
+  const Tensor w_D = w.as({kStreamedCols});
+  for (const DType format : kStreamedFormats) {
     const int64_t T = rows_of(format);
-    const OwnedTensor x = numbers(format, T, kCols, 37), dy = numbers(format, T, kCols, 41);
-    const OwnedTensor rstd(DType::kF32, {T}), dw(DType::kF32, {kCols}),
-        dw_apart(DType::kF32, {kCols});
-    const Rows y(format, T, kCols, false), apart(format, T, kCols, true);
+    const OwnedTensor x = numbers(format, T, kStreamedCols, 37),
+                      dy = numbers(format, T, kStreamedCols, 41);
+    const OwnedTensor rstd(DType::kF32, {T}), dw(DType::kF32, {kStreamedCols}),
+        dw_apart(DType::kF32, {kStreamedCols});
+    const Rows y(format, T, kStreamedCols, false), apart(format, T, kStreamedCols, true);
     rms_norm(y.view, rstd, x, w_D, 1e-6F);
     rms_norm(apart.view, {}, x, w_D, 1e-6F);
     expect_same(y, apart);
-    Arena scratch(static_cast<size_t>(65 * kCols) * sizeof(float) + 4096);
+    Arena scratch(static_cast<size_t>(65 * kStreamedCols) * sizeof(float) + 4096);
     rms_norm_backward(y.view, false, dw, dy, x, rstd, w_D, scratch);
     rms_norm_backward(apart.view, false, dw_apart, dy, x, rstd, w_D, scratch);
     expect_same(y, apart);

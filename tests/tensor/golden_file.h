@@ -48,4 +48,10 @@ class GoldenFile {
   std::map<std::string, OwnedTensor> tensors_;
 };
 
+// Of number formats and scales.
+inline const GoldenFile& goldens() {
+  static const GoldenFile file(MINKE_GOLDEN_DIR "/fp8/fp8.safetensors");
+  return file;
+}
+
 }  // namespace minke

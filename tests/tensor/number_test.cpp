@@ -16,11 +16,6 @@ namespace {
 uint32_t bits(float x) { return std::bit_cast<uint32_t>(x); }
 float from_bits(uint32_t u) { return std::bit_cast<float>(u); }
 
-const GoldenFile& goldens() {
-  static const GoldenFile file(MINKE_GOLDEN_DIR "/fp8/fp8.safetensors");
-  return file;
-}
-
 // Nearest of the two BF16 neighbours by exact arithmetic on the lower half, even at the tie.
 uint16_t bf16_by_definition(uint32_t u) {
   const uint32_t upper = u >> 16, lower = u & 0xffffU;

@@ -19,11 +19,6 @@ namespace {
 
 using testing::HasSubstr;
 
-const GoldenFile& goldens() {
-  static const GoldenFile file(MINKE_GOLDEN_DIR "/fp8/fp8.safetensors");
-  return file;
-}
-
 // Equal bits: a NaN or a zero of the other sign would not do.
 void expect_same_bits(const float* got, const float* expected, size_t count,
                       const std::string& what) {

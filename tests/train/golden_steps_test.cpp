@@ -7,6 +7,7 @@
 
 #include "checkpoint/hf_config.h"
 #include "checkpoint/model_files.h"
+#include "golden.h"
 #include "ops/isa.h"
 #include "train/trainer.h"
 
@@ -15,8 +16,6 @@ namespace {
 
 // Of a whole model in FP32, see docs/NUMERICS.md.
 constexpr double kBoundF32 = 1e-5;
-
-const fs::path kGolden = MINKE_GOLDEN_DIR;
 
 class GoldenSteps : public testing::TestWithParam<ops::Isa> {
  protected:

@@ -28,7 +28,7 @@ std::string sample_text(int lines) {
   return out;
 }
 
-const text::Tokenizer& tokenizer() {
+const text::Tokenizer& prose_tokenizer() {
   static const text::Tokenizer it = [] {
     const std::string text = sample_text(60);
     return text::train_bpe({text}, 330);
@@ -36,13 +36,13 @@ const text::Tokenizer& tokenizer() {
   return it;
 }
 
-int32_t id_of(const char* name) { return *tokenizer().added_id(name); }
-const int32_t kBegin = 3, kHole = 4, kEnd = 5;  // see text::reserved_tokens()
+int32_t id_of(const char* name) { return *prose_tokenizer().added_id(name); }
+const int32_t kFimBegin = 3, kFimHole = 4, kFimEnd = 5;  // see text::reserved_tokens()
 
 std::vector<int32_t> document_of(const std::string& text) {
-  std::vector<int32_t> tokens = tokenizer().encode(text);
-  tokens.insert(tokens.begin(), *tokenizer().bos());
-  tokens.push_back(*tokenizer().eos());
+  std::vector<int32_t> tokens = prose_tokenizer().encode(text);
+  tokens.insert(tokens.begin(), *prose_tokenizer().bos());
+  tokens.push_back(*prose_tokenizer().eos());
   return tokens;
 }
 
@@ -70,22 +70,23 @@ Rewritten rewrite(const Rewriting& how, const std::vector<int32_t>& document, ui
 // The three texts of BOS <begin> prefix <hole> suffix <end> middle EOS.
 std::array<std::string, 3> parts_of(const std::vector<int32_t>& tokens) {
   std::array<std::string, 3> out;
-  const auto hole = std::ranges::find(tokens, kHole), end = std::ranges::find(tokens, kEnd);
-  EXPECT_EQ(tokens[0], *tokenizer().bos());
-  EXPECT_EQ(tokens[1], kBegin);
-  EXPECT_EQ(tokens.back(), *tokenizer().eos());
-  EXPECT_EQ(std::ranges::count_if(tokens, [](int32_t t) { return t >= kBegin && t <= kEnd; }), 3);
+  const auto hole = std::ranges::find(tokens, kFimHole), end = std::ranges::find(tokens, kFimEnd);
+  EXPECT_EQ(tokens[0], *prose_tokenizer().bos());
+  EXPECT_EQ(tokens[1], kFimBegin);
+  EXPECT_EQ(tokens.back(), *prose_tokenizer().eos());
+  EXPECT_EQ(std::ranges::count_if(tokens, [](int32_t t) { return t >= kFimBegin && t <= kFimEnd; }),
+            3);
   if (hole >= end) return out;
-  out[0] = tokenizer().decode({tokens.begin() + 2, hole});
-  out[1] = tokenizer().decode({hole + 1, end});
-  out[2] = tokenizer().decode({end + 1, tokens.end() - 1});
+  out[0] = prose_tokenizer().decode({tokens.begin() + 2, hole});
+  out[1] = prose_tokenizer().decode({hole + 1, end});
+  out[2] = prose_tokenizer().decode({end + 1, tokens.end() - 1});
   return out;
 }
 
 TEST(Rewriting, FimNamesTheTokenizersOwnTokens) {
-  EXPECT_EQ(id_of("<｜fim▁begin｜>"), kBegin);
-  EXPECT_EQ(id_of("<｜fim▁hole｜>"), kHole);
-  EXPECT_EQ(id_of("<｜fim▁end｜>"), kEnd);
+  EXPECT_EQ(id_of("<｜fim▁begin｜>"), kFimBegin);
+  EXPECT_EQ(id_of("<｜fim▁hole｜>"), kFimHole);
+  EXPECT_EQ(id_of("<｜fim▁end｜>"), kFimEnd);
 }
 
 // Whatever the cuts, prefix + middle + suffix is the text; cuts go through tokens, never through a
@@ -96,7 +97,7 @@ TEST(Rewriting, FimIsThePrefixTheSuffixAndWhatWasBetween) {
   std::set<size_t> first_cuts;
   int through_tokens = 0;
   for (const double split : {0.0, 0.5}) {
-    const Rewriting how(1, split, tokenizer());
+    const Rewriting how(1, split, prose_tokenizer());
     for (uint64_t epoch = 0; epoch < 300; ++epoch) {
       const Rewritten got = rewrite(how, document, epoch);
       const auto [prefix, suffix, middle] = parts_of(got.tokens);
@@ -114,7 +115,7 @@ TEST(Rewriting, FimIsThePrefixTheSuffixAndWhatWasBetween) {
 }
 
 TEST(Rewriting, FimOfTheShortestTexts) {
-  const Rewriting how(1, 0, tokenizer());
+  const Rewriting how(1, 0, prose_tokenizer());
   for (const char* text : {"x", "我", "🐋", "ab"}) {
     std::set<std::string> cuts;
     for (uint64_t epoch = 0; epoch < 400; ++epoch) {
@@ -131,7 +132,7 @@ TEST(Rewriting, FimOfTheShortestTexts) {
 TEST(Rewriting, FimTakesItsShareOfTheDocuments) {
   constexpr double kRate = 0.1;
   constexpr int kDocuments = 2000;
-  const Rewriting how(kRate, 0, tokenizer());
+  const Rewriting how(kRate, 0, prose_tokenizer());
   const auto document = document_of("Anne walked.");
   const auto chosen = [&](uint64_t epoch) {
     std::set<int> out;
@@ -150,7 +151,7 @@ TEST(Rewriting, FimTakesItsShareOfTheDocuments) {
 }
 
 bool is_joined(int32_t token) {
-  const std::string_view bytes = tokenizer().bytes_of(token);
+  const std::string_view bytes = prose_tokenizer().bytes_of(token);
   return bytes.size() > 1 && bytes.back() == '\n' && bytes.front() != '\n' && bytes.front() != ' ';
 }
 
@@ -162,11 +163,11 @@ TEST(Rewriting, SplitTokensDecodeToTheSameText) {
   const auto joined = std::ranges::count_if(document, is_joined);
   ASSERT_GT(joined, 1900);
   for (const double rate : {1e-9, 0.25, 1.0}) {
-    const Rewriting how(0, rate, tokenizer());
+    const Rewriting how(0, rate, prose_tokenizer());
     for (uint64_t epoch = 0; epoch < 2; ++epoch) {
       const auto got = rewrite(how, document, epoch);
       EXPECT_GT(got.layout.segments.size(), 3);
-      EXPECT_EQ(tokenizer().decode(got.tokens), tokenizer().decode(document));
+      EXPECT_EQ(prose_tokenizer().decode(got.tokens), prose_tokenizer().decode(document));
       const auto n = static_cast<double>(joined);
       EXPECT_NEAR(static_cast<double>(std::ranges::count_if(got.tokens, is_joined)), n * (1 - rate),
                   5 * std::sqrt(n * rate * (1 - rate)));
@@ -179,9 +180,10 @@ TEST(Rewriting, SplitTokensDecodeToTheSameText) {
 }
 
 TEST(Rewriting, SplitIsOneOfEach) {
-  const auto got = rewrite(Rewriting(0, 1, tokenizer()), document_of("Lyme.\n(and back),\n"), 0);
+  const auto got =
+      rewrite(Rewriting(0, 1, prose_tokenizer()), document_of("Lyme.\n(and back),\n"), 0);
   std::vector<std::string> shown;
-  for (const int32_t token : got.tokens) shown.emplace_back(tokenizer().bytes_of(token));
+  for (const int32_t token : got.tokens) shown.emplace_back(prose_tokenizer().bytes_of(token));
   EXPECT_THAT(shown, testing::IsSupersetOf({".", "),"}));
   EXPECT_EQ(std::ranges::count(shown, "\n"), 2);
 }
@@ -200,14 +202,14 @@ TEST(Rewriting, RowsOfAStream) {
       "\n";
   write_text(folder / "a.jsonl", lines);
   const TokenStore store = tokenise(Corpus({source_file(folder / "a.jsonl")}),
-                                    encoder_of(tokenizer()), folder / "tokens");
+                                    encoder_of(prose_tokenizer()), folder / "tokens");
   std::vector<int64_t> documents(static_cast<size_t>(store.documents()));
   std::iota(documents.begin(), documents.end(), 0);
   const int64_t conversation = store.documents() - 1;
   ASSERT_TRUE(store.is_conversation(conversation));
   constexpr int64_t kS = 5, kRow = 7;
   const auto stream = [&](double fim, double split) {
-    return TokenStream(store, documents, kS, kRow, 1, Rewriting(fim, split, tokenizer()));
+    return TokenStream(store, documents, kS, kRow, 1, Rewriting(fim, split, prose_tokenizer()));
   };
   const auto row = [&](const TokenStream& from, int64_t index) {
     std::pair<std::vector<int32_t>, std::vector<int32_t>> out{std::vector<int32_t>(kRow),
@@ -225,13 +227,13 @@ TEST(Rewriting, RowsOfAStream) {
     const auto& [tokens, numbers] = rows.back();
     EXPECT_EQ(numbers.front(), 0);
     for (size_t k = 1; k < tokens.size(); ++k) {
-      const bool begins = tokens[k] == *tokenizer().bos();
+      const bool begins = tokens[k] == *prose_tokenizer().bos();
       EXPECT_EQ(numbers[k], numbers[k - 1] + static_cast<int>(begins));
-      EXPECT_EQ(begins, tokens[k - 1] == *tokenizer().eos());
+      EXPECT_EQ(begins, tokens[k - 1] == *prose_tokenizer().eos());
     }
-    fim += std::ranges::count(tokens, kHole);
+    fim += std::ranges::count(tokens, kFimHole);
     differs += static_cast<int64_t>(tokens != row(plain, i).first);
-    EXPECT_EQ(std::ranges::count(row(plain, i).first, kHole), 0);
+    EXPECT_EQ(std::ranges::count(row(plain, i).first, kFimHole), 0);
     std::vector<uint8_t> learned(kRow);
     forwards.learned(i, learned);
     for (size_t k = 0; k < tokens.size(); ++k) {
@@ -251,7 +253,7 @@ TEST(Rewriting, RowsOfAStream) {
 }
 
 TEST(Rewriting, ATokenizerThatLacksWhatIsAskedForIsNamed) {
-  text::TokenizerParts parts = tokenizer().parts();
+  text::TokenizerParts parts = prose_tokenizer().parts();
   std::erase_if(parts.added, [](const auto& t) { return t.content == "<｜fim▁hole｜>"; });
   const text::Tokenizer without_hole(parts);
   EXPECT_THAT([&] { Rewriting(0.1, 0, without_hole); }, error_with("--fim", "<｜fim▁hole｜>"));
@@ -259,7 +261,7 @@ TEST(Rewriting, ATokenizerThatLacksWhatIsAskedForIsNamed) {
   const std::string words = "only words and only words";
   const text::Tokenizer no_joined = text::train_bpe({words}, 270);
   EXPECT_THAT([&] { Rewriting(0, 0.1, no_joined); }, error_with("--split-punctuation", "no token"));
-  parts = tokenizer().parts();
+  parts = prose_tokenizer().parts();
   parts.normalizers.push_back(text::Normalizer{});
   const text::Tokenizer normalising(parts);
   EXPECT_THAT([&] { Rewriting(0.1, 0, normalising); }, error_with("normalizers"));

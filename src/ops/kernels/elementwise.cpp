@@ -6,8 +6,8 @@ namespace minke::ops::kernels::MINKE_TARGET {
 namespace {
 
 template <bool kStream, typename H, typename X>
-[[gnu::flatten]] void swiglu_rows(const Matrix& h_TF, const SwigluRows& in, int64_t begin,
-                                  int64_t end) {
+MINKE_FLATTEN void swiglu_rows(const Matrix& h_TF, const SwigluRows& in, int64_t begin,
+                               int64_t end) {
   const int64_t F = h_TF.cols;
   for (int64_t t = begin; t < end; ++t) {
     const X* gate = row_of<X>(in.gate_up, t);
@@ -34,7 +34,7 @@ void swiglu(const Matrix& h, const SwigluRows& in, int64_t begin, int64_t end) {
 // With s = sigmoid(g), a = g s: da/dg = s + a (1 - s).
 // kAgain: the output is wanted, too, to the last bit as swiglu makes it.
 template <bool kAgain, bool kStream, typename DX, typename DH, typename X>
-[[gnu::flatten]] void swiglu_backward_rows(const SwigluRows& in, int64_t begin, int64_t end) {
+MINKE_FLATTEN void swiglu_backward_rows(const SwigluRows& in, int64_t begin, int64_t end) {
   const int64_t F = in.dh.cols;
   for (int64_t t = begin; t < end; ++t) {
     const X* gate = row_of<X>(in.gate_up, t);

@@ -51,8 +51,8 @@ constexpr int64_t kPiece = 2048;
 
 // The first rows begin the sums, the last ones' go to y.
 template <Write kWrite, int kRows, typename Y, typename X>
-[[gnu::flatten]] void add_rows(Y* y, float* sums, bool first, bool last, const X* const* x,
-                               const X* const* ahead, int64_t count) {
+MINKE_FLATTEN void add_rows(Y* y, float* sums, bool first, bool last, const X* const* x,
+                            const X* const* ahead, int64_t count) {
   for_each_in_step(count, [&](int64_t i, auto n) {
     decltype(load_n(sums, n)) sum = zero();
     if (!first) sum = load_n(sums + i, n);

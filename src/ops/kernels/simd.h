@@ -20,6 +20,14 @@
 
 #include "ops/matrix.h"
 
+// Everything called is inlined. Not under sanitizers: their checks make of it functions that keep
+// GCC's register allocator for a minute each.
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define MINKE_FLATTEN
+#else
+#define MINKE_FLATTEN [[gnu::flatten]]
+#endif
+
 namespace minke::ops::kernels::MINKE_TARGET {
 
 #if defined(MINKE_TARGET_avx512)
@@ -375,7 +383,7 @@ inline void for_each_vector(int64_t count, Body&& body) {
 }
 // The same, in step as far as that goes.
 template <typename Body>
-[[gnu::flatten]] inline void for_each_in_step(int64_t count, Body&& body) {
+MINKE_FLATTEN inline void for_each_in_step(int64_t count, Body&& body) {
   int64_t i = 0;
   for (; i + InStep::kNumbers <= count; i += InStep::kNumbers) body(i, InStep{});
   for (; i + kLanes <= count; i += kLanes) body(i, kLanes);
@@ -404,7 +412,7 @@ inline void prefetch_n(const T* p, InStep) {
 // The sum of term(i, n) over [0, count), as for_each_in_step would call it, in four running sums
 // whose order is fixed. Lanes beyond n must be zero.
 template <typename Term>
-[[gnu::flatten]] inline float sum_vectors(int64_t count, Term&& term) {
+MINKE_FLATTEN inline float sum_vectors(int64_t count, Term&& term) {
   Wide sum = zero();
   int64_t i = 0;
   for (; i + InStep::kNumbers <= count; i += InStep::kNumbers) sum = sum + term(i, InStep{});
