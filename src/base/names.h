@@ -16,6 +16,8 @@ struct Name {
   const char* name;
   E value;
 };
+template <typename E>
+Name(const char*, E) -> Name<E>;  // which Clang 16 wants said
 
 template <typename E>
 concept Named = std::is_enum_v<E> && requires(E value) { names(value); };

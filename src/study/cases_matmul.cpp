@@ -59,11 +59,6 @@ std::vector<double> rounded(const ops::Matrix& x, DType format) {
   return out;
 }
 
-std::vector<double> magnitudes(std::vector<double> x) {
-  for (double& v : x) v = std::abs(v);
-  return x;
-}
-
 // One product of the layer: its matrices and operands.
 struct Member {
   int64_t M;

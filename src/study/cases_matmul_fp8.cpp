@@ -79,11 +79,6 @@ std::vector<double> exact(const Codes& x, TileShape tile) {
   return out;
 }
 
-std::vector<double> magnitudes(std::vector<double> x) {
-  for (double& v : x) v = std::abs(v);
-  return x;
-}
-
 struct Member {
   int64_t M = 0;
   std::vector<double> left, right;         // the numbers, [M, K] and [N, K]
