@@ -108,12 +108,13 @@ class Messages {
 class Conversation {
  public:
   Conversation(const infer::TextModel& model, const std::string& system, bool thinking)
-      : model_(model), format_(text::chat_format(model.tokenizer())) {
+      : model_(model), format_(model.chat_format()) {
     if (!format_ && !model.tokenizer().chat_template().empty()) {
       fail(
-          "the model's chat_template is of no format that minke knows (DeepSeek-V2, V3, R1, V3.1, "
-          "Kimi-K2), so it would be asked in other words than it was tuned to; `minke generate` "
-          "works");
+          "the model's chat_template says something else than the formats that minke writes, so it "
+          "would be asked in other words than it was tuned to; `minke generate` works, and "
+          "--chat-format NAME asks all the same, in one of {}",
+          fmt::join(text::chat_format_names(), ", "));
     }
     if (!format_ && !system.empty()) {
       fail("--system: this model was never tuned to chat, so it knows no instructions");
@@ -210,6 +211,10 @@ void add_chat_command(CLI::App& app) {
   command->footer(kChatFooter);
   add_text_options(*command, options->text);
   command->add_option("--system", options->system, "What the model is told before all else");
+  command
+      ->add_option("--chat-format", options->text.chat_format,
+                   "The format of its conversations, whatever its template says")
+      ->check(CLI::IsMember(text::chat_format_names()));
   command->add_flag("--thinking", options->thinking, "DeepSeek-V3.1: think before each answer");
   command->callback([options] { run_chat(*options); });
 }

@@ -68,7 +68,8 @@ infer::TextModel load_text_model(const TextOptions& options) {
   sampling_of(options, {});
   const int64_t draft =
       options.draft == "auto" ? infer::Generator::kAutoDraft : std::stoll(options.draft);
-  return {options.model, options.precision, options.prefill_rows, draft, options.load};
+  return {options.model, options.precision, options.prefill_rows,
+          draft,         options.load,      options.chat_format};
 }
 
 CLI::Option* add_extra_option(CLI::App& command, checkpoint::Extra& extra,

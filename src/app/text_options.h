@@ -23,6 +23,7 @@ struct TextOptions {
   int64_t prefill_rows = 64;
   infer::LoadOptions load;
   std::string draft = "auto";
+  std::string chat_format = {};  // see infer::TextModel
 };
 
 void add_text_options(CLI::App& command, TextOptions& options);

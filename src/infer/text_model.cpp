@@ -1,14 +1,15 @@
 #include "infer/text_model.h"
 
 #include "base/error.h"
-#include "text/chat.h"
 
 namespace minke::infer {
 
 TextModel::TextModel(const fs::path& folder, model::Precision precision, int64_t prefill_rows,
-                     int64_t draft, const LoadOptions& how)
+                     int64_t draft, const LoadOptions& how, const std::string& chat_format)
     : loaded_(load_model(folder, precision, how)),
       tokenizer_(text::Tokenizer::load(loaded_.folder)),
+      chat_format_(chat_format.empty() ? text::chat_format(tokenizer_)
+                                       : text::chat_format_named(chat_format)),
       generator_(*loaded_.model, options(prefill_rows, draft)) {}
 
 Generator::Options TextModel::options(int64_t prefill_rows, int64_t draft) const {
@@ -30,8 +31,8 @@ Generator::Options TextModel::options(int64_t prefill_rows, int64_t draft) const
     out.end_tokens.push_back(static_cast<int32_t>(id));
   }
   if (tokenizer_.eos()) out.end_tokens.push_back(*tokenizer_.eos());
-  if (const auto format = text::chat_format(tokenizer_)) {
-    const auto end = tokenizer_.added_id(text::end_of_answer(*format));
+  if (chat_format_) {
+    const auto end = tokenizer_.added_id(text::end_of_answer(*chat_format_));
     if (end) out.end_tokens.push_back(*end);
   }
   out.prefill_rows = prefill_rows;

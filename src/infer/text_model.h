@@ -6,18 +6,21 @@
 
 #include "infer/generation.h"
 #include "infer/loaded_model.h"
+#include "text/chat.h"
 #include "text/tokenizer.h"
 
 namespace minke::infer {
 
 class TextModel {
  public:
-  // Reads folder and tokenizer. prefill_rows, draft: see Generator::Options. Error also for a
-  // tokenizer that does not belong to the model.
+  // Reads folder and tokenizer. prefill_rows, draft: see Generator::Options. chat_format: a name,
+  // or empty for what the chat template says. Error also for a tokenizer that does not belong to
+  // the model.
   TextModel(const fs::path& folder, model::Precision precision, int64_t prefill_rows, int64_t draft,
-            const LoadOptions& how = {});
+            const LoadOptions& how = {}, const std::string& chat_format = {});
 
   const text::Tokenizer& tokenizer() const { return tokenizer_; }
+  const std::optional<text::ChatFormat>& chat_format() const { return chat_format_; }
   const checkpoint::GenerationConfig& generation_config() const { return loaded_.generation; }
 
   // The tokens of a text that begins a document: after the beginning-of-sentence token where the
@@ -36,6 +39,7 @@ class TextModel {
 
   LoadedModel loaded_;
   text::Tokenizer tokenizer_;
+  std::optional<text::ChatFormat> chat_format_;
   Generator generator_;
 };
 

@@ -1,9 +1,10 @@
 #include "text/chat.h"
 
 #include <algorithm>
-#include <cctype>
+#include <set>
 
 #include "base/error.h"
+#include "text/chat_template.h"
 
 namespace minke::text {
 namespace {
@@ -14,57 +15,113 @@ constexpr const char *kUser = "<｜User｜>", *kAssistant = "<｜Assistant｜>",
                      *kEndOfSentence = "<｜end▁of▁sentence｜>", *kEndOfThought = "</think>",
                      *kImEnd = "<|im_end|>";
 
-// A template's text that must be there, and that must not, whatever its spaces.
+// A template's whole text, in parts (spaces outside of literals left out), and what it makes of the
+// format. Of several of a name the first is what --chat-format means.
 struct Signature {
-  Kind kind;
-  std::vector<std::string_view> has, lacks;
+  const char* name;
+  ChatFormat format;
+  std::set<std::string> says;
+  std::string forgets = {};  // how an earlier answer loses its thought
 };
 
+constexpr const char *kForgets = "content=content.split('</think>')[-1]",
+                     *kJoins = "ns.system_prompt=ns.system_prompt+'\\n\\n'+message['content']",
+                     *kFirst = "ns.system_prompt=ns.system_prompt+message['content']",
+                     *kLast = "ns.system_prompt=message['content']";
+
 const std::vector<Signature>& signatures() {
+  const auto with = [](Kind kind, bool asks, const char* thinks = "", const char* skips = "") {
+    ChatFormat out;
+    out.kind = kind;
+    out.asks = asks;
+    out.begins_thought = thinks;
+    out.skips_thought = skips;
+    return out;
+  };
+  const auto deepseek = [](std::set<std::string> says) {
+    says.insert({"bos_token", "ns.system_prompt"});
+    return says;
+  };
+  const auto kimi = [](std::set<std::string> says) {
+    says.insert({"'<|im_end|>'", "'<|im_assistant|>assistant<|im_middle|>'"});
+    return says;
+  };
+  const auto v31 = [&](const char* skips) {
+    return deepseek({"'<｜User｜>'+message['content']", "'<｜Assistant｜>'", "'<think>'",
+                     fmt::format("'{}'", skips), "content+'<｜end▁of▁sentence｜>'"});
+  };
+  const std::string asked = "'<｜User｜>'+message['content']", asks = "+'<｜Assistant｜>'",
+                    answered = "'<｜Assistant｜>'+content+'<｜end▁of▁sentence｜>'",
+                    answer = "'<｜Assistant｜>'", thought = "'<｜Assistant｜><think>\\n'",
+                    shortened = "content=content.split('</think>',1)[1]";
   static const std::vector<Signature> all = {
-      {Kind::kDeepSeekV2,
-       {"'User:'+message['content']+'", "'Assistant:'+message['content']+eos_token",
-        "message['role']=='system'", "{{'Assistant:'}}"},
-       {"<think>"}},
-      {Kind::kDeepSeekV3,
-       {"'<｜User｜>'+message['content']}}",
-        "'<｜Assistant｜>'+message['content']+'<｜end▁of▁sentence｜>'", "{{'<｜Assistant｜>'}}"},
-       {"<think>", "</think>"}},
-      {Kind::kDeepSeekR1,
-       {"'<｜User｜>'+message['content']}}", "content.split('</think>')[-1]",
-        "'<｜Assistant｜>'+content+'<｜end▁of▁sentence｜>'}}"},
-       {"thinking"}},
-      {Kind::kDeepSeekV31,
-       {"'<｜User｜>'+message['content']}}", "content.split('</think>',1)[1]",
-        "content+'<｜end▁of▁sentence｜>'", "is_last_user", "ifnotthinking", "{{'<think>'}}"},
-       {}},
-      {Kind::kKimi,
-       {"<|im_system|>system<|im_middle|>", "<|im_user|>", "<|im_end|>",
-        "<|im_assistant|>assistant<|im_middle|>"},
-       {"<think>", "</think>"}},
+      {"v2",
+       with(Kind::kDeepSeekV2, false),
+       {"bos_token", "'User: '+message['content']+'\\n\\n'",
+        "'Assistant: '+message['content']+eos_token", "message['content']+'\\n\\n'",
+        "'Assistant:'"}},
+      {"v3", with(Kind::kDeepSeekV3, false),
+       deepseek({asked, "'<｜Assistant｜>'+message['content']+'<｜end▁of▁sentence｜>'", answer})},
+      {"v3-0324", with(Kind::kDeepSeekV3, true),
+       deepseek({asked + asks, "content+'<｜end▁of▁sentence｜>'", answer})},
+      {"r1", with(Kind::kDeepSeekR1, false, "<think>\n"), deepseek({asked, answered, thought}),
+       kForgets},
+      {"r1", with(Kind::kDeepSeekR1, false), deepseek({asked, answered, answer}), kForgets},
+      {"r1-0528", with(Kind::kDeepSeekR1, true),
+       deepseek({"'<｜User｜>'+content" + asks, "content+'<｜end▁of▁sentence｜>'", answer}),
+       kForgets},
+      {"v3.1", with(Kind::kDeepSeekV31, false, "<think>", kEndOfThought), v31(kEndOfThought),
+       shortened},
+      {"v3.1", with(Kind::kDeepSeekV31, false, "<think>", "<think></think>"),
+       v31("<think></think>"), shortened},
+      {"kimi", with(Kind::kKimi, false),
+       kimi({"'<|im_system|>system<|im_middle|>'", "'<|im_user|>user<|im_middle|>'",
+             "message['content']"})},
+      {"kimi", with(Kind::kKimi, false),
+       kimi({"'<|im_system|>'", "'<|im_user|>'", "'<|im_assistant|>'", "message['role']",
+             "'<|im_middle|>'", "message['content']"})},
+      {"kimi", with(Kind::kKimi, false),
+       kimi({"'<|im_system|>'", "'<|im_user|>'", "'<|im_assistant|>'", "role_name",
+             "'<|im_middle|>'", "set_roles(message)", "c", "render_content(message)"})},
   };
   return all;
 }
 
-// What a template says where messages[0] is no system text: its own words between two control
-// tokens, and a line's end that it leaves after them (spaces before a tag are none of its text, and
-// a tag with a dash takes the line's end, too).
-std::string default_system_of(const std::string& chat_template) {
-  constexpr std::string_view kBegin = "<|im_system|>system<|im_middle|>";
-  for (size_t at = chat_template.find(kBegin); at != std::string::npos;
-       at = chat_template.find(kBegin, at + 1)) {
-    const size_t from = at + kBegin.size(), to = chat_template.find(kImEnd, from);
-    if (to == std::string::npos) break;
-    const std::string words = chat_template.substr(from, to - from);
-    if (words.empty() || words.find('{') != std::string::npos) continue;
-    const size_t after = to + std::string_view(kImEnd).size(),
-                 tag = chat_template.find("{%", after);
-    const bool keeps_line = tag != std::string::npos &&
-                            !chat_template.substr(tag).starts_with("{%-") &&
-                            chat_template.substr(after, tag - after).find('\n') == 0;
-    return words + kImEnd + (keeps_line ? "\n" : "");
+// Assignments that change nothing of what is said, or only as signatures know.
+bool is_known(const std::string& assignment) {
+  static const std::set<std::string, std::less<>> kKnown = {
+      "add_generation_prompt=false",
+      "thinking=false",
+      "thinking=enable_thinking",
+      "content=message['content']",
+      "c=msg.get('content')",
+      "role_name=message.get('name')ormessage['role']",
+      kJoins,
+      kFirst,
+      kLast};
+  if (assignment.starts_with("ns=namespace(")) {
+    return assignment.find("system_prompt=") == assignment.find("system_prompt=''");
   }
-  return {};
+  return assignment.starts_with("ns.is_") || kKnown.contains(assignment);
+}
+
+// Kimi's say an end within a literal or beside it, may show pictures, and name a system text of
+// their own: what they say without these, and that text.
+std::string take_default_system(std::set<std::string>& says) {
+  const std::string begin = "'<|im_system|>system<|im_middle|>",
+                    joined = "message['content']+'<|im_end|>'";
+  if (says.erase(joined) > 0) says.insert({"message['content']", "'<|im_end|>'"});
+  std::erase_if(says, [](const std::string& piece) {
+    return piece == "content['text']" || piece.starts_with("'<|media_start|>");
+  });
+  const auto at = std::ranges::find_if(says, [&](const std::string& piece) {
+    return piece.starts_with(begin) && piece.find(kImEnd) != std::string::npos;
+  });
+  if (at == says.end()) return {};
+  std::string words = at->substr(begin.size(), at->size() - begin.size() - 1);
+  for (size_t i = 0; (i = words.find("\\n", i)) != std::string::npos;) words.replace(i, 2, "\n");
+  says.erase(at);
+  return words;
 }
 
 // Builds tokens. Text of messages and of the format is joined, and tokenised where a control token
@@ -140,16 +197,17 @@ void write_deepseek_v3(Writer& out, const ChatFormat& format, const std::vector<
     if (message.role == "user") {
       out.control(kUser);
       out.say(message.content);
+      if (format.asks) out.control(kAssistant);
     } else if (message.role == "assistant") {
       // V3.1 begins an answer only where one was asked for.
-      if (!v31 || asked) out.control(kAssistant);
+      if (!format.asks && (!v31 || asked)) out.control(kAssistant);
       if (v31 && asked) out.control(format.skips_thought);
       out.say(remembered(format, message.content));
       out.control(kEndOfSentence);
     }
     if (message.role != "system") asked = message.role == "user";
   }
-  if (!options.add_generation_prompt || (v31 && !asked)) return;
+  if (!options.add_generation_prompt || (v31 && !asked) || (format.asks && asked)) return;
   out.control(kAssistant);
   out.control(!v31 || options.thinking ? format.begins_thought : format.skips_thought);
 }
@@ -178,30 +236,40 @@ std::vector<const char*> controls_of(Kind kind) {
 }  // namespace
 
 std::optional<ChatFormat> chat_format(const Tokenizer& tokenizer) {
-  const std::string& source = tokenizer.chat_template();
-  std::string dense = source;
-  std::erase_if(dense, [](unsigned char c) { return std::isspace(c) != 0; });
-  const auto has = [&](std::string_view text) { return dense.find(text) != std::string::npos; };
+  std::optional<TemplateParts> parts = template_parts(tokenizer.chat_template());
+  if (!parts) return {};
+  const std::string default_system = take_default_system(parts->says);
   for (const Signature& signature : signatures()) {
-    if (!std::ranges::all_of(signature.has, has) || std::ranges::any_of(signature.lacks, has)) {
-      continue;
-    }
-    ChatFormat format;
-    format.kind = signature.kind;
-    format.joins_systems = has("ns.system_prompt+");
-    if (format.kind == Kind::kDeepSeekR1 && has("'<｜Assistant｜><think>\\n'")) {
-      format.begins_thought = "<think>\n";
-    } else if (format.kind == Kind::kDeepSeekR1 && !has("{{'<｜Assistant｜>'}}")) {
-      return {};  // an answer begins in yet another way
-    } else if (format.kind == Kind::kDeepSeekV31) {
-      format.begins_thought = "<think>";
-      format.skips_thought = has("'<think></think>'") ? "<think></think>" : kEndOfThought;
-    } else if (format.kind == Kind::kKimi) {
-      format.default_system = default_system_of(source);
-    }
+    if (parts->says != signature.says) continue;
+    std::set<std::string> sets = parts->sets;
+    if (!signature.forgets.empty() && sets.erase(signature.forgets) == 0) continue;
+    if (!std::ranges::all_of(sets, is_known)) continue;
+    ChatFormat format = signature.format;
+    format.joins_systems = sets.contains(kJoins);
+    format.default_system = default_system;
+    // All system texts, the first without what parts them; or the last of them alone.
+    const bool knows_systems = format.joins_systems
+                                   ? sets.contains(kFirst) && !sets.contains(kLast)
+                                   : sets.contains(kLast) && !sets.contains(kFirst);
+    if (signature.says.contains("ns.system_prompt") && !knows_systems) continue;
     return format;
   }
   return {};
+}
+
+std::vector<std::string> chat_format_names() {
+  std::vector<std::string> out;
+  for (const Signature& signature : signatures()) {
+    if (out.empty() || out.back() != signature.name) out.emplace_back(signature.name);
+  }
+  return out;
+}
+
+ChatFormat chat_format_named(std::string_view name) {
+  for (const Signature& signature : signatures()) {
+    if (signature.name == name) return signature.format;
+  }
+  fail("chat format \"{}\": expected one of {}", name, fmt::join(chat_format_names(), ", "));
 }
 
 std::string_view end_of_answer(const ChatFormat& format) {

@@ -30,15 +30,20 @@ struct ChatFormat {
   };
   Kind kind = Kind::kDeepSeekV3;
   bool joins_systems =
-      true;  // several system texts: all of them, parted by a blank line; or the last
+      true;           // several system texts: all of them, parted by a blank line; or the last
+  bool asks = false;  // a question ends with the token that begins an answer: V3-0324, R1-0528
   std::string begins_thought;  // what an answer that thinks begins with
   std::string skips_thought;   // and one that does not
   std::string default_system;  // said where a conversation begins without a system text
 };
 
 // The format that the tokenizer's chat template describes; nothing where it has none, or one that
-// is none of these.
+// says anything else than one of these does.
 std::optional<ChatFormat> chat_format(const Tokenizer& tokenizer);
+
+// Formats by name, for who knows better: v2, v3, ..., kimi (without a default system text).
+std::vector<std::string> chat_format_names();
+ChatFormat chat_format_named(std::string_view name);
 
 // The control token that ends an answer.
 std::string_view end_of_answer(const ChatFormat& format);

@@ -73,7 +73,11 @@ TEST_F(Chat, WhatItCannotDoIsOneLine) {
   EXPECT_EQ(said.err.find("minke: "), 0U) << said.err;
   expect_fault(chat(run(), "Mary\n", {"--thinking"}), "--thinking");
   const std::string unknown = tuned("[INST] {{ content }} [/INST]");
-  expect_fault(chat(unknown, "Mary\n"), "chat_template", "minke generate");
+  expect_fault(chat(unknown, "Mary\n"), "chat_template", "minke generate", "--chat-format",
+               "r1-0528");
+  const std::string known = tuned(text::kDeepSeekV3Template);
+  EXPECT_EQ(chat(unknown, "Mary\n", {"--chat-format", "v3"}).out, chat(known, "Mary\n").out);
+  EXPECT_EQ(chat(unknown, "Mary\n", {"--chat-format", "v9"}).exit_code, 2);
   const Said generated =
       run_program({"generate", unknown, "--prompt", "Mary", "--max-tokens", "2"});
   EXPECT_EQ(generated.exit_code, 0) << generated.err;
