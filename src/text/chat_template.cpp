@@ -101,7 +101,7 @@ std::string_view between(std::string_view text, const Tag& before, const Tag* af
   return text;
 }
 
-class Reader {
+class TemplateReader {
  public:
   // False for what is not understood.
   bool block(std::string_view body) {
@@ -141,7 +141,7 @@ class Reader {
 }  // namespace
 
 std::optional<TemplateParts> template_parts(std::string_view source) {
-  Reader reader;
+  TemplateReader reader;
   Tag before;
   for (size_t at = 0; at <= source.size();) {
     size_t next = source.find('{', at);
