@@ -119,6 +119,10 @@ void run_quantize(const QuantizeArguments& arguments) {
       });
       std::vector<std::string> beside = text::tokenizer_file_names();
       beside.emplace_back("generation_config.json");
+      for (const auto& entry : fs::directory_iterator(folder)) {
+        // What config.json's auto_map names: classes that transformers lacks.
+        if (entry.path().extension() == ".py") beside.push_back(entry.path().filename());
+      }
       for (const std::string& name : beside) {
         if (fs::exists(folder / name)) write_file_atomic(into / name, read_file(folder / name));
       }

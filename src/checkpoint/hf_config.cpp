@@ -1,5 +1,6 @@
 #include "checkpoint/hf_config.h"
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <optional>
@@ -31,6 +32,12 @@ const Json* find(const Json& object, std::string_view key) {
 }
 
 void get(const std::string& field, const Json& value, int64_t& out) {
+  constexpr double kWhole = 1e15;  // Python writes 4096.0, too
+  if (value.is_number_float() && std::abs(value.get<double>()) < kWhole &&
+      std::trunc(value.get<double>()) == value.get<double>()) {
+    out = static_cast<int64_t>(value.get<double>());
+    return;
+  }
   if (!value.is_number_integer() ||
       (value.is_number_unsigned() && value.get<uint64_t>() > INT64_MAX)) {
     fail("{} is {}, expected a whole number", field, shown(value));
@@ -93,6 +100,7 @@ bool may_be_absent(std::string_view field) {
 std::optional<int64_t> meaning_of_null(std::string_view field) {
   if (field == "n_shared_experts") return 0;
   if (field == "n_group" || field == "topk_group") return 1;
+  if (field == "bos_token_id") return -1;
   return {};
 }
 
@@ -112,21 +120,61 @@ void read_field(const Json& root, const char* name, T& out) {
        at == root.end() ? "absent" : "null");
 }
 
+// Before anything else: fields of other architectures are not missed one by one.
+void check_architecture(const Json& root, const std::string& model_type) {
+  constexpr const char* kExpected = "expected deepseek_v3, deepseek_v2 or kimi_k2";
+  const bool known =
+      model_type == "deepseek_v3" || model_type == "deepseek_v2" || model_type == "kimi_k2";
+  if (model_type == "deepseek_v32" || (known && find(root, "index_topk") != nullptr)) {
+    fail(
+        "model_type is \"{}\", with sparse attention (DSA, as DeepSeek-V3.2 has), which minke does "
+        "not compute; {} without it",
+        model_type, kExpected);
+  }
+  if (model_type == "kimi_k25") {
+    fail(
+        "model_type is \"kimi_k25\", a model that sees pictures around a Kimi-K2, of which minke "
+        "reads neither the wrapper nor its packed weights; {}",
+        kExpected);
+  }
+  if (!known) fail("model_type is \"{}\", {}", model_type, kExpected);
+  const Json* classes = find(root, "architectures");
+  if (classes == nullptr || !classes->is_array() || classes->empty()) return;
+  for (const char* name : {"DeepseekV2ForCausalLM", "DeepseekV3ForCausalLM", "KimiK2ForCausalLM"}) {
+    if (classes->front() == name) return;
+  }
+  fail(
+      "architectures is {}, and model_type \"{}\", expected DeepseekV3ForCausalLM, "
+      "DeepseekV2ForCausalLM or KimiK2ForCausalLM",
+      shown(*classes), model_type);
+}
+
 // Fields that minke computes in one way only; absent, they mean that way.
 void check_fixed_fields(const Json& root, const ModelConfig& c) {
-  const std::array<std::pair<const char*, Json>, 6> fixed = {{
+  const std::array<std::pair<const char*, Json>, 8> fixed = {{
       {"hidden_act", "silu"},
       {"moe_layer_freq", 1},
       {"attention_bias", false},
       {"tie_word_embeddings", false},
       {"rope_interleave", true},
       {"num_key_value_heads", c.num_attention_heads},
+      {"mlp_bias", false},
+      {"use_qk_norm", false},
   }};
   for (const auto& [key, expected] : fixed) {
     const Json* value = find(root, key);
     if (value != nullptr && *value != expected) {
       fail("{} is {}, expected {}", key, shown(*value), expected.dump());
     }
+  }
+  if (const Json* types = find(root, "layer_types")) {
+    const bool full = types->is_array() && std::ranges::all_of(*types, [](const Json& type) {
+                        return type == "full_attention";
+                      });
+    if (!full) fail("layer_types is {}, expected full_attention alone", shown(*types));
+  }
+  if (const Json* window = find(root, "sliding_window")) {
+    fail("sliding_window is {}, expected null: attention is full here", shown(*window));
   }
 }
 
@@ -208,9 +256,14 @@ void read_rope(const Json& root, ModelConfig& c) {
   c.rope_scaling = rope.yarn;
 }
 
+// None where it is null: the tokenizer and generation_config.json may have some.
 std::vector<int64_t> read_eos(const Json& root) {
   const Json* value = find(root, "eos_token_id");
-  if (value == nullptr) fail("eos_token_id is absent, expected a token or a list of tokens");
+  if (value == nullptr && root.contains("eos_token_id")) return {};
+  if (value == nullptr || (value->is_array() && value->empty())) {
+    fail("eos_token_id is {}, expected a token, a list of tokens or null",
+         value == nullptr ? "absent" : "empty");
+  }
   std::vector<int64_t> tokens;
   if (value->is_array()) {
     for (const Json& token : *value) get("eos_token_id", token, tokens.emplace_back());
@@ -234,6 +287,13 @@ std::optional<Fp8Blocks> read_quantization(const Json& root) {
            expected);
     }
   };
+  if (const Json* method = find(*object, "quant_method");
+      method && *method == "compressed-tensors") {
+    fail(
+        "{}quant_method is \"compressed-tensors\" (int4, as Kimi-K2-Thinking has it), which minke "
+        "does not read; expected fp8, or none for a copy in BF16",
+        prefix);
+  }
   // Files with integers are this program's own: no other may take them for FP8.
   const bool ours = object->contains("experts_bits") || object->contains("head_bits");
   check_value("quant_method", ours ? "minke" : "fp8");
@@ -341,6 +401,7 @@ HfConfig parse_config(std::string_view text, const std::string& where) {
     if (!root.is_object()) fail("is {}, expected an object", shown(root));
     ModelConfig& c = config.model;
     get_if_there(root, "", "model_type", c.model_type);
+    check_architecture(root, c.model_type);
     if (c.model_type == "deepseek_v2") {
       // What V2's own code takes where a file does not say.
       c.scoring_func = ops::Scoring::kSoftmax;
@@ -374,9 +435,12 @@ std::string config_text(const HfConfig& config) {
                                                            : "DeepseekV3ForCausalLM"}));
   visit_fields(c, [&](const char* name, const auto& field) { put(root, name, field); });
   if (c.q_lora_rank == 0) root["q_lora_rank"] = nullptr;
+  if (c.bos_token_id < 0) root["bos_token_id"] = nullptr;
   put_rope(root, c);
   put_quantization(root, c.quantization);
-  if (find(root, "eos_token_id") == nullptr || read_eos(root) != c.eos_token_id) {
+  if (c.eos_token_id.empty()) {
+    root["eos_token_id"] = nullptr;
+  } else if (find(root, "eos_token_id") == nullptr || read_eos(root) != c.eos_token_id) {
     root["eos_token_id"] =
         c.eos_token_id.size() == 1 ? Json(c.eos_token_id.front()) : Json(c.eos_token_id);
   }

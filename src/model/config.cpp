@@ -124,8 +124,7 @@ void ModelConfig::check() const {
   check_rope(*this);
   check_number("rms_norm_eps", rms_norm_eps, 1e-30, 1);
   check_number("initializer_range", initializer_range, 0, 10);
-  check_size("bos_token_id", bos_token_id, 0, vocab_size - 1);
-  if (eos_token_id.empty()) fail("eos_token_id is empty, expected a token or a list of tokens");
+  check_size("bos_token_id", bos_token_id, -1, vocab_size - 1);
   for (const int64_t eos : eos_token_id) check_size("eos_token_id", eos, 0, vocab_size - 1);
   if (quantization) {
     check_size("quantization_config.weight_block_size[0]", quantization->rows, 1, kMaxWidth);

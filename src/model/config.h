@@ -68,8 +68,8 @@ struct ModelConfig {
   double rms_norm_eps = 1e-6;
   int64_t num_nextn_predict_layers = 0;
   double initializer_range = 0.02;
-  int64_t bos_token_id = 0;
-  std::vector<int64_t> eos_token_id = {1};
+  int64_t bos_token_id = 0;                 // -1: none
+  std::vector<int64_t> eos_token_id = {1};  // may be none
   std::optional<Fp8Blocks> quantization;
 
   friend bool operator==(const ModelConfig&, const ModelConfig&) = default;

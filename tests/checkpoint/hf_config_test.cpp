@@ -177,6 +177,18 @@ TEST(HfConfigTest, AbsentAndNull) {
   EXPECT_EQ(c.n_shared_experts, 0);
   EXPECT_FALSE(c.rope_scaling);
 
+  // As transformers writes a model that was made without them.
+  json["bos_token_id"] = json["eos_token_id"] = nullptr;
+  json["max_position_embeddings"] = 4096.0;
+  const HfConfig none = parse(json);
+  EXPECT_EQ(none.model.bos_token_id, -1);
+  EXPECT_TRUE(none.model.eos_token_id.empty());
+  EXPECT_EQ(none.model.max_position_embeddings, 4096);
+  const auto again = ordered_json::parse(config_text(none));
+  for (const char* key : {"bos_token_id", "eos_token_id", "max_position_embeddings"}) {
+    EXPECT_EQ(again[key], json[key]) << key;
+  }
+
   ordered_json v2 = golden_json("v2-lite");
   v2.erase("scoring_func");
   v2.erase("topk_method");
@@ -228,7 +240,18 @@ INSTANTIATE_TEST_SUITE_P(
     HfConfigTest, FaultTest,
     testing::Values(
         Fault{R"({"model_type":"llama"})", "model_type is \"llama\", expected deepseek_v3"},
-        Fault{R"({"model_type":"deepseek_v32"})", "model_type is \"deepseek_v32\""},
+        Fault{R"({"model_type":"deepseek_v32"})", "model_type is \"deepseek_v32\", with sparse"},
+        Fault{R"({"model_type":"kimi_k25","vocab_size":"absent"})",
+              "model_type is \"kimi_k25\", a model that sees pictures"},
+        Fault{R"({"index_topk":2048})", "model_type is \"deepseek_v3\", with sparse attention"},
+        Fault{R"({"architectures":["LlamaForCausalLM"]})",
+              "architectures is [\"LlamaForCausalLM\"]"},
+        Fault{R"({"mlp_bias":true})", "mlp_bias is true, expected false"},
+        Fault{R"({"use_qk_norm":true})", "use_qk_norm is true"},
+        Fault{R"({"sliding_window":4096})", "sliding_window is 4096"},
+        Fault{R"({"layer_types":["sliding_attention"]})", "layer_types is"},
+        Fault{R"({"quantization_config":{"quant_method":"compressed-tensors"}})",
+              "quantization_config.quant_method is \"compressed-tensors\" (int4"},
         Fault{R"({"model_type":"absent"})", "model_type is absent"},
         Fault{R"({"scoring_func":"tanh"})", "scoring_func is \"tanh\", expected one of sigmoid"},
         Fault{R"({"topk_method":"best"})", "topk_method is \"best\", expected one of greedy"},
