@@ -72,10 +72,12 @@ TEST_F(ExtraTensors, SurviveQuantizeAndAreLeftOutOfGguf) {
   const std::string folder = with_extra(), fp8 = path("fp8"), gguf = path("model.gguf");
   expect_fault(run_program({"quantize", folder, "--out", fp8}), kExtra);
   EXPECT_FALSE(fs::exists(fp8));
+  write_file_atomic(fs::path(folder) / "modeling.py", "class A: pass");  // as auto_map may name it
   const Said said = run_program({"quantize", folder, "--out", fp8, "--allow-extra"});
   expect_success(said);
   EXPECT_THAT(said.err, HasSubstr(kExtra));
   expect_extra(fp8);
+  EXPECT_EQ(read_file(fs::path(fp8) / "modeling.py"), "class A: pass");
   expect_fault(run_program({"export", folder, "--gguf", gguf}), kExtra);
   const Said exported = run_program({"export", folder, "--gguf", gguf, "--allow-extra"});
   expect_success(exported);
