@@ -25,7 +25,8 @@ FP8 files have them. Embedding, head, norms, routers and their biases stay what 
 
 --experts int8 makes the experts integers instead, with a scale for each 128 of a row; int4 those
 that are chosen, with a scale for each 32 (the shared ones are int8, then). --head int8 makes
-integers of the head. Such a model is multiplied in integers; minke alone reads it.
+integers of the head. Such a model is multiplied in integers; minke alone reads it. It may be made
+of an FP8 model, too: what becomes no integers stays as it was.
 
 --eval says what it costs and what it buys: how well both models predict a text (as `minke eval`),
 and how fast they read prompts and write (as `minke bench decode`: one after the other, so compare

@@ -94,6 +94,12 @@ Codes as_integers(const Tensor& x, DType format) {
   return out;
 }
 
+// Block scales of codes that become integers.
+bool is_dropped(const model::ModelConfig& config, std::string_view name) {
+  const std::string_view end = "_scale_inv";
+  return name.ends_with(end) && integers_of(config, name.substr(0, name.size() - end.size()));
+}
+
 bool is_quantized(const model::ModelConfig& config, const std::string& name) {
   return is_fp8_weight(name) || integers_of(config, name);
 }
@@ -118,6 +124,7 @@ std::vector<TensorSpec> specs_of(const SafetensorsFile& shard, const Extras& ext
                                  const model::ModelConfig& config) {
   std::vector<TensorSpec> out;
   for (const auto& [name, stored] : shard.tensors()) {
+    if (is_dropped(config, name)) continue;
     if (!is_quantized(config, name) || extras.contains(name)) {
       out.push_back(stored);
       continue;
@@ -175,11 +182,14 @@ bool is_fp8_weight(std::string_view name) {
 QuantizedSizes quantize(const fs::path& into, const CheckpointFolder& files, const HfConfig& config,
                         Extra extra, const model::Fp8Blocks& how,
                         const std::function<void(uint64_t)>& on_bytes) {
-  if (config.model.quantization) {
-    fail("{}: its weights are FP8 already (quantization_config)", files.path().string());
+  const auto& had = config.model.quantization;
+  if (had && (had->expert_bits + had->head_bits > 0 || how.expert_bits + how.head_bits == 0)) {
+    fail("{}: its weights are {} already (quantization_config)", files.path().string(),
+         had->expert_bits + had->head_bits > 0 ? "integers" : "FP8");
   }
   HfConfig quantized_config = config;
   quantized_config.model.quantization = how;
+  if (had) quantized_config.model.quantization->ue8m0 = had->ue8m0;
   const model::ModelConfig& to = quantized_config.model;
   to.check();
   model::Transformer architecture(config.model, model::Precision::kBF16);
@@ -187,6 +197,9 @@ QuantizedSizes quantize(const fs::path& into, const CheckpointFolder& files, con
   list_extras(carried, "written as they are");
   Extras extras;
   for (const StoredTensor& tensor : carried) extras.insert(tensor.name);
+  for (const auto& [name, shard] : files.tensors()) {
+    if (had && !integers_of(to, name)) extras.insert(name);  // FP8 stays what it is
+  }
   std::map<std::string, const SafetensorsFile*> shards;
   for (const auto& [name, shard] : files.tensors()) shards[shard->path().filename()] = shard;
   if (shards.size() == 1) shards = {{"model.safetensors", shards.begin()->second}};

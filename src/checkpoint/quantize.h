@@ -29,8 +29,10 @@ struct QuantizedSizes {
 
 // Writes `files`, quantised as `how` says, into folder `into`: one shard as model.safetensors,
 // several each under its name, and their index. Extra tensors that are kept stay bit for bit,
-// whatever their names. Error: a model that is FP8 already, a number that is not finite, what
-// extra_tensors() refuses. on_bytes: bytes of the source that were read since the last call.
+// whatever their names. Of FP8 codes those that become integers are read with
+// their scales, and the others stay bit for bit. Error: a model that is so already, a number that
+// is not finite, what extra_tensors() refuses. on_bytes: bytes of the source that were read since
+// the last call.
 QuantizedSizes quantize(const fs::path& into, const CheckpointFolder& files, const HfConfig& config,
                         Extra extra, const model::Fp8Blocks& how,
                         const std::function<void(uint64_t)>& on_bytes);

@@ -52,6 +52,12 @@ TEST_F(ExportCommand, QuantizeWritesAFolderOnce) {
   EXPECT_EQ(read_file(out + "/tokenizer.json"), read_file(run() + "/checkpoint/tokenizer.json"));
   expect_fault(run_program({"quantize", run(), "--out", out}), out, "not empty");
   expect_fault(run_program({"quantize", out, "--out", path("twice")}), "FP8 already");
+  const std::string text = path("fp8.txt");
+  write_file_atomic(text, "Anne walked to Lyme, and Mary did not.");
+  const Said said = run_program({"quantize", out, "--out", path("integers"), "--experts", "int8",
+                                 "--eval", text, "--seq", "16"});
+  expect_success(said);
+  EXPECT_THAT(said.out, testing::HasSubstr("quantised"));
   EXPECT_FALSE(fs::exists(path("twice")));
 }
 

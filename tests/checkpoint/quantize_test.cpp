@@ -98,9 +98,11 @@ TEST(Quantize, ShardsKeepTheirNamesAndTheirIndex) {
 
 // Experts, shared experts and head as integers: codes by their definition, a config.json that says
 // so and that no other reader takes, and a model that loads, for inference and for training.
-TEST(Quantize, ExpertsAndHeadBecomeIntegers) {
-  const CheckpointFolder before(kGolden / "v3");
-  const HfConfig config = read_config(kGolden / "v3" / "config.json");
+class QuantizeFrom : public testing::TestWithParam<const char*> {};
+
+TEST_P(QuantizeFrom, ExpertsAndHeadBecomeIntegers) {
+  const CheckpointFolder before(kGolden / GetParam());
+  const HfConfig config = read_config(kGolden / GetParam() / "config.json");
   for (const int64_t bits : {8, 4}) {
     const TemporaryFolder out;
     model::Fp8Blocks how;
@@ -116,7 +118,16 @@ TEST(Quantize, ExpertsAndHeadBecomeIntegers) {
       const auto format = integers_of(after_config.model, name);
       const bool expected = name.find("experts.") != std::string::npos ||
                             name == "lm_head.weight" || name.ends_with("shared_head.head.weight");
+      if (name.ends_with("_scale_inv")) {
+        EXPECT_EQ(after.contains(name), !expected) << name;
+        continue;
+      }
       EXPECT_EQ(format.has_value(), expected) << name;
+      if (!format && config.model.quantization) {  // the rest of FP8 is as it was
+        const StoredTensor &a = before.stored(name), &b = after.stored(name);
+        EXPECT_EQ(a.dtype, b.dtype) << name;
+        EXPECT_TRUE(std::ranges::equal(a.span(), b.span())) << name;
+      }
       if (!format) continue;
       ++(*format == DType::kI8 ? of_8 : of_4);
       const Shape shape(before.stored(name).shape);
@@ -137,6 +148,11 @@ TEST(Quantize, ExpertsAndHeadBecomeIntegers) {
     }
   }
 }
+
+INSTANTIATE_TEST_SUITE_P(Formats, QuantizeFrom, testing::Values("v3", "v3-fp8"),
+                         [](const auto& which) {
+                           return which.param == std::string_view("v3") ? "BF16" : "FP8";
+                         });
 
 TEST(Quantize, WhatIsFp8AlreadyOrNotFiniteIsRefused) {
   const TemporaryFolder out;
