@@ -8,6 +8,7 @@
 #include <exception>
 #include <mutex>
 #include <optional>
+#include <span>
 #include <thread>
 #include <vector>
 
@@ -19,34 +20,78 @@ namespace {
 thread_local int t_index = 0;
 thread_local bool t_inside = false;
 
+// Chunks [begin, end) that are one thread's, which takes them from the front; others that have none
+// left take them from the back.
+struct alignas(64) Range {
+  std::atomic<uint64_t> ends{0};  // begin in the upper half
+
+  static uint64_t of(uint64_t begin, uint64_t end) { return begin << 32 | end; }
+  static int64_t size(uint64_t ends) {
+    return static_cast<int64_t>(ends & UINT32_MAX) - static_cast<int64_t>(ends >> 32);
+  }
+  // The chunk taken; -1: none is left.
+  int64_t take(bool front) {
+    uint64_t now = ends.load(std::memory_order_relaxed);
+    while (size(now) > 0) {
+      const uint64_t rest = front ? now + (uint64_t{1} << 32) : now - 1;
+      if (ends.compare_exchange_weak(now, rest, std::memory_order_relaxed)) {
+        return static_cast<int64_t>(front ? now >> 32 : rest & UINT32_MAX);
+      }
+    }
+    return -1;
+  }
+};
+
 struct Job {
   FunctionRef<void(int64_t, int64_t)> body;
   int64_t n = 0, grain = 1;
-  std::atomic<int64_t> next{0};
+  std::span<Range> ranges;
   std::mutex error_mutex;
   std::exception_ptr error;
 
   Job(FunctionRef<void(int64_t, int64_t)> b, int64_t size, int64_t step)
       : body(b), n(size), grain(step) {}
 
-  void run() {
+  void share(std::span<Range> among) {
+    const auto chunks = static_cast<uint64_t>((n + grain - 1) / grain);
+    MINKE_CHECK(chunks <= UINT32_MAX, "{} chunks", chunks);
+    ranges = among;
+    for (size_t i = 0; i < ranges.size(); ++i) {
+      ranges[i].ends = Range::of(chunks * i / ranges.size(), chunks * (i + 1) / ranges.size());
+    }
+  }
+
+  void run_alone() {
+    for (int64_t at = 0; at < n && !error; at += grain) body_of(at, std::min(n, at + grain));
+  }
+
+  void run(int thread) {
+    Range& mine = ranges[static_cast<size_t>(thread)];
     for (;;) {
-      const int64_t begin = next.fetch_add(grain, std::memory_order_relaxed);
-      if (begin >= n) return;
-      try {
-        body(begin, std::min(n, begin + grain));
-      } catch (...) {
-        const std::lock_guard lock(error_mutex);
-        if (!error) error = std::current_exception();
-        next.store(n, std::memory_order_relaxed);
+      int64_t chunk = mine.take(true);
+      for (size_t i = 1; chunk < 0 && i < ranges.size(); ++i) {
+        chunk = ranges[(static_cast<size_t>(thread) + i) % ranges.size()].take(false);
       }
+      if (chunk < 0) return;
+      body_of(chunk * grain, std::min(n, (chunk + 1) * grain));
+    }
+  }
+
+ private:
+  void body_of(int64_t begin, int64_t end) {
+    try {
+      body(begin, end);
+    } catch (...) {
+      const std::lock_guard lock(error_mutex);
+      if (!error) error = std::current_exception();
+      for (Range& r : ranges) r.ends = 0;
     }
   }
 };
 
 class Pool {
  public:
-  explicit Pool(int threads) {
+  explicit Pool(int threads) : ranges_(static_cast<size_t>(threads)) {
     for (int i = 1; i < threads; ++i) workers_.emplace_back([this, i] { work(i); });
   }
   ~Pool() {
@@ -60,13 +105,14 @@ class Pool {
   int size() const { return static_cast<int>(workers_.size()) + 1; }
 
   void run(Job& job) {
+    job.share(ranges_);
     {
       const std::lock_guard lock(mutex_);
       job_ = &job;
       generation_.fetch_add(1, std::memory_order_release);
     }
     wake_.notify_all();
-    job.run();
+    job.run(0);
     // A worker that has not woken by now finds no job and is not waited for.
     std::unique_lock lock(mutex_);
     job_ = nullptr;
@@ -99,7 +145,7 @@ class Pool {
       if (job == nullptr) continue;
       active_.fetch_add(1, std::memory_order_relaxed);
       lock.unlock();
-      job->run();
+      job->run(index);
       lock.lock();
       active_.fetch_sub(1, std::memory_order_release);
       lock.unlock();
@@ -107,6 +153,7 @@ class Pool {
     }
   }
 
+  std::vector<Range> ranges_;
   std::vector<std::thread> workers_;
   std::mutex mutex_;
   std::condition_variable wake_, done_;
@@ -154,7 +201,7 @@ void parallel_for(int64_t n, int64_t grain, FunctionRef<void(int64_t, int64_t)> 
   Job job(body, n, grain);
   PoolHolder& h = holder();
   if (n <= grain || h.threads == 1 || t_inside || !h.owner.try_lock()) {
-    job.run();
+    job.run_alone();
   } else {
     const std::lock_guard lock(h.owner, std::adopt_lock);
     if (!h.pool) h.pool.emplace(h.threads);

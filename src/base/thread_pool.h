@@ -1,5 +1,6 @@
-// One pool of threads for the whole program; work is cut into chunks that threads take one at a
-// time (dynamic: a neighbour on one core slows a static schedule to that core's pace).
+// One pool of threads for the whole program; work is cut into chunks, of which each thread has a
+// run of neighbours and then takes of the others' (a neighbour on one core slows a static schedule
+// to that core's pace; chunks in turns would make every run of memory a short one).
 //
 // Chunk boundaries depend on the sizes alone, never on the number of threads, so whatever a chunk
 // computes is the same bytes for any number of threads.

@@ -12,7 +12,6 @@ namespace minke::ops {
 namespace {
 
 using kernels::Fp8Kernels;
-using kernels::kBlockPanels;
 using kernels::kBlockRows;
 using kernels::kPanel;
 using kernels::MatmulBlock;
@@ -153,18 +152,15 @@ void cut(std::vector<Part>& parts, const Operation& op, size_t index) {
   }
 }
 
-// Where rows are few, reading the panels takes the time: parts are of many bytes, so that a thread
-// reads long runs, and of fewer near the end, where one thread waits for the last part of another.
-void cut_reading(std::vector<Part>& parts, const Operation& op, size_t index, int64_t& left) {
-  constexpr int64_t kMost = 1 << 20, kLeast = 1 << 18, kShare = 16;
-  const int64_t all = ceil_div(op.out.cols, kPanel), each = panel_bytes(op.right);
-  for (int64_t p = 0; p < all;) {
-    const int64_t bytes = std::clamp(left / kShare, kLeast, kMost);
-    const int64_t panels = std::min(
-        ceil_div(bytes, std::max<int64_t>(1, each) * kBlockPanels) * kBlockPanels, all - p);
-    parts.push_back({index, 0, op.out.rows, p, panels});
-    p += panels;
-    left -= panels * each;
+// Where rows are few, reading the panels takes the time. Parts are small, so that no thread waits
+// long for another's last one; those that a thread takes one after another are one run of memory.
+void cut_reading(std::vector<Part>& parts, const Operation& op, size_t index, int64_t bytes) {
+  constexpr int64_t kLeast = 1 << 16, kMost = 1 << 20, kShare = 128;
+  const int64_t all = ceil_div(op.out.cols, kPanel);
+  const int64_t panels = ceil_div(std::clamp(bytes / kShare, kLeast, kMost),
+                                  std::max<int64_t>(1, panel_bytes(op.right)));
+  for (int64_t p = 0; p < all; p += panels) {
+    parts.push_back({index, 0, op.out.rows, p, std::min(panels, all - p)});
   }
 }
 

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <mutex>
 #include <set>
 #include <stdexcept>
@@ -47,6 +48,22 @@ TEST_F(ThreadPool, ChunksDependOnSizesAloneAndCoverTheRangeOnce) {
         EXPECT_EQ(chunks_of(n, grain), expected) << n << " by " << grain << ", " << threads;
       }
     }
+  }
+}
+
+TEST_F(ThreadPool, OneThatIsHeldUpHasItsOtherChunksTakenByOthers) {
+  constexpr int64_t kChunks = 64;
+  for (const int threads : {2, 3, 8}) {
+    set_thread_count(threads);
+    std::atomic<int64_t> done = 0;
+    parallel_for(kChunks, 1, [&](int64_t begin, int64_t) {
+      const auto give_up = std::chrono::steady_clock::now() + std::chrono::seconds(60);
+      while (begin == 0 && done < kChunks - 1 && std::chrono::steady_clock::now() < give_up) {
+        std::this_thread::yield();
+      }
+      EXPECT_TRUE(begin != 0 || done == kChunks - 1) << threads;
+      ++done;
+    });
   }
 }
 

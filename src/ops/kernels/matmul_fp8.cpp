@@ -19,18 +19,17 @@ inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 // Walks over the blocks of the sum.
 struct SumBlock {
   int64_t segment, k, begin = 0, numbers = 0, index = 0;
-  explicit SumBlock(const Fp8Block& b) : segment(b.segment), k(b.k) { measure(); }
+  explicit SumBlock(const Fp8Block& b) : segment(b.segment), k(b.k), end_(b.segment) { measure(); }
   void next() {
     begin += numbers;
+    if (begin == end_) end_ += segment;
     ++index;
     measure();
   }
 
  private:
-  void measure() {
-    const int64_t rest = least(segment - begin % (segment > 0 ? segment : 1), k - begin);
-    numbers = least(rest, kScaleBlock);
-  }
+  int64_t end_;  // of the segment
+  void measure() { numbers = least(least(end_, k) - begin, kScaleBlock); }
 };
 
 // The right side's scales of the panels from `column` on, at `count` blocks of the sum from `block`
@@ -184,6 +183,11 @@ void run_direct_rows(Tile& t, int64_t rows, int64_t bytes) {
   const std::byte* left = t.left;
   const float* left_scale = t.left_scale;
   float* totals = t.totals;
+  if (rows <= kDirectRows) {
+    t.ahead_bytes = kFp8UnitBytes;
+    t.ahead = t.right + kAhead;
+    return run_direct(t, rows, std::make_integer_sequence<int, kDirectRows>());
+  }
   const int64_t height = rows % kEvenRows == 0 ? kEvenRows : kDirectRows;
   const int64_t tiles = (rows + height - 1) / height;
   t.ahead_bytes = (kFp8UnitBytes + tiles - 1) / tiles;
@@ -192,7 +196,7 @@ void run_direct_rows(Tile& t, int64_t rows, int64_t bytes) {
     t.left = left + begin * t.row_stride;
     if (left_scale != nullptr) t.left_scale = left_scale + begin * t.left_scale_row;
     t.totals = totals + begin * kTotalsStride;
-    t.ahead = t.right + (tiles == 1 ? kAhead : kStageBytes + bytes * i / tiles);
+    t.ahead = t.right + kStageBytes + bytes * i / tiles;
     run_direct(t, end - begin, std::make_integer_sequence<int, kDirectRows>());
   }
 }
@@ -211,6 +215,23 @@ void finish(const Fp8Block& b, const float* totals, int64_t column, int64_t from
     });
   }
 }
+
+// Some blocks of the sum that tiles do at a time.
+struct Stage {
+  int64_t index = 0;  // of the first
+  int64_t count = 0, numbers = 0;
+  Block blocks[kMostStageBlocks];
+
+  template <int64_t kPerUnit>
+  void take(SumBlock& from, int64_t most) {
+    const int64_t begin = from.begin;
+    index = from.index;
+    for (count = 0; count < most && from.begin < from.k; from.next(), ++count) {
+      blocks[count] = {from.numbers / kPerUnit, from.numbers % kPerUnit != 0};
+    }
+    numbers = from.begin - begin;
+  }
+};
 
 // Units of a panel in the left side's format: in `panel`, unless they are it already.
 template <typename Wide>
@@ -245,27 +266,33 @@ void block(const Fp8Block& b) {
   const int64_t panel_bytes = (b.k + 1) / 2 * unit_bytes;
 #if defined(MINKE_TARGET_avx512)
   const bool direct = sizeof(X) == sizeof(bf16) && b.right_is_codes;
+  // One tile leaves nothing in a cache for others, so nothing ends its run of memory early.
+  const int64_t stage_blocks = direct && b.rows <= kDirectRows ? kMostStageBlocks : kStageBlocks;
 #else
   constexpr bool direct = false;
+  constexpr int64_t stage_blocks = kStageBlocks;
 #endif
   const int64_t step = direct ? kPanel : kTotalsStride;
+  SumBlock s(b);
+  Stage stage;
   for (int64_t column = 0; column < b.cols; column += step) {
     const int64_t columns = least(b.cols - column, step);
     const std::byte* right = b.right + column / kPanel * panel_bytes;
     if (b.k == 0) __builtin_memset(totals, 0, sizeof totals);
-    for (SumBlock s(b); s.begin < b.k;) {
-      const int64_t begin = s.begin, index = s.index;
-      alignas(64) float scales[kStageBlocks * kTotalsStride];
-      Block blocks[kStageBlocks];
-      Tile t{};
-      for (; t.count < kStageBlocks && s.begin < b.k; s.next(), ++t.count) {
-        blocks[t.count] = {s.numbers / kPerWideUnit, s.numbers % kPerWideUnit != 0};
+    for (int64_t begin = 0, numbers; begin < b.k; begin += numbers) {
+      if (stage.numbers != b.k) {  // a sum of one stage is measured once
+        if (begin == 0) s = SumBlock(b);
+        stage.take<kPerWideUnit>(s, stage_blocks);
       }
-      load_scales(scales, kTotalsStride, b, column, columns, index, t.count);
-      const int64_t numbers = s.begin - begin;
+      const int64_t index = stage.index, end = begin + stage.numbers;
+      numbers = stage.numbers;
+      alignas(64) float scales[kMostStageBlocks * kTotalsStride];
+      load_scales(scales, kTotalsStride, b, column, columns, index, stage.count);
+      Tile t{};
+      t.count = stage.count;
       Left left{b.left + begin / kPerUnit * b.unit_stride, b.group_rows, b.group_stride,
                 b.row_stride, b.unit_stride};
-      t.blocks = blocks;
+      t.blocks = stage.blocks;
       t.first = begin == 0;
       t.left = left.data;
       if (b.left_scale != nullptr) t.left_scale = b.left_scale + index * b.left_scale_block;
@@ -299,9 +326,9 @@ void block(const Fp8Block& b) {
         t.right_scale = scales + c;
         t.totals = totals + c;
         t.ahead = c + kPanel < columns ? units + (c / kPanel + 1) * panel_bytes
-                  : s.begin < b.k      ? right + s.begin / 2 * unit_bytes
+                  : end < b.k          ? right + end / 2 * unit_bytes
                                        : right + kBlockPanels * panel_bytes;
-        const bool ends = s.begin == b.k && c < whole_columns(columns);
+        const bool ends = end == b.k && c < whole_columns(columns);
         t.out = ends ? static_cast<Out*>(b.out) + column + c : nullptr;
         run_rows<Wide, Out>(t, left, b.rows, least(columns - c, kPanel), numbers / 2 * unit_bytes);
       }

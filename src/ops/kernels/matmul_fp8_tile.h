@@ -19,6 +19,7 @@ constexpr int64_t kStageNumbers = 2 * kBlockUnits;
 constexpr int64_t kStageNumbers = 256;  // FP32, of both sides
 #endif
 constexpr int64_t kStageBlocks = kStageNumbers / kScaleBlock;
+constexpr int64_t kMostStageBlocks = 32;
 
 // A block of the sum within a stage.
 struct Block {
