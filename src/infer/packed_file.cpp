@@ -89,7 +89,7 @@ fs::path cache_folder(const fs::path& folder) {
         "packed weights",
         folder.string());
   }
-  const fs::path other = (cache != nullptr ? fs::path(cache) : fs::path(home) / ".cache") / "minke";
+  fs::path other = (cache != nullptr ? fs::path(cache) : fs::path(home) / ".cache") / "minke";
   make_writable_folder(other);
   return other;
 }

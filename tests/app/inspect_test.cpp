@@ -115,8 +115,8 @@ TEST(Inspect, CodesOfIntegersAreParametersAndTheirScalesNot) {
   const TemporaryFolder folder;
   for (const char* experts : {"int8", "int4"}) {
     const fs::path out = folder.path() / experts;
-    ASSERT_EQ(run_program({"quantize", MINKE_GOLDEN_DIR "/v3", "--out", out.string(), "--experts",
-                           experts, "--head", "int8"})
+    ASSERT_EQ(run_program({"quantize", std::string(MINKE_GOLDEN_DIR) + "/v3", "--out", out.string(),
+                           "--experts", experts, "--head", "int8"})
                   .exit_code,
               0);
     expect_all_parameters(out);
@@ -126,8 +126,8 @@ TEST(Inspect, CodesOfIntegersAreParametersAndTheirScalesNot) {
 // Less is kept at each level, and nothing else of a step that lasts changes.
 TEST(Inspect, TrainingMemoryByLevelOfRecompute) {
   const auto memory = [](const char* batch) {
-    const Said said = run_program(
-        {"inspect", MINKE_GOLDEN_DIR "/v3", "--json", "--train", "--batch", batch, "--seq", "64"});
+    const Said said = run_program({"inspect", std::string(MINKE_GOLDEN_DIR) + "/v3", "--json",
+                                   "--train", "--batch", batch, "--seq", "64"});
     EXPECT_EQ(said.exit_code, 0) << said.err;
     return json::parse(said.out)["train_memory"];
   };
