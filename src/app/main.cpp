@@ -62,15 +62,13 @@ int run(int argc, char** argv) {
   app.require_subcommand(0, 1);  // none is judged last, so that a wrong flag is named first
   app.fallthrough();             // so that `minke train --threads 2` is `minke --threads 2 train`
   app.set_version_flag("--version", version_text, "Print version, commit, compiler and exit");
-  bool verbose = false;
-  app.add_flag("-v,--verbose", verbose, "Say more about the work");
   int threads = thread_count();
   app.add_option("--threads", threads, "Threads to work on; the results do not depend on it")
       ->check(CLI::Range(1, 1024))
       ->capture_default_str();
   // Runs when the whole line is parsed and before the command's own callback does the work.
   app.parse_complete_callback([&] {
-    start_logging(verbose);
+    start_logging();
     set_thread_count(threads);
   });
 

@@ -41,9 +41,7 @@ class Message : public spdlog::custom_flag_formatter {
 }  // namespace
 
 void log::write(Level level, std::string_view line) {
-  constexpr spdlog::level::level_enum kLevels[] = {spdlog::level::debug, spdlog::level::info,
-                                                   spdlog::level::warn, spdlog::level::err};
-  spdlog::log(kLevels[static_cast<size_t>(level)], line);
+  spdlog::log(level == Level::kWarn ? spdlog::level::warn : spdlog::level::info, line);
 }
 
 std::string printable(std::string_view text) {
@@ -63,13 +61,12 @@ std::string printable(std::string_view text) {
   return out;
 }
 
-void start_logging(bool verbose) {
+void start_logging() {
   auto formatter = std::make_unique<spdlog::pattern_formatter>();
   formatter->add_flag<LevelPrefix>('*').add_flag<Message>('~').set_pattern("%^%*%~%$");
   auto logger = std::make_shared<spdlog::logger>(
       "minke", std::make_shared<spdlog::sinks::stderr_color_sink_mt>());
   logger->set_formatter(std::move(formatter));
-  logger->set_level(verbose ? spdlog::level::debug : spdlog::level::info);
   spdlog::set_default_logger(std::move(logger));
 }
 

@@ -13,13 +13,9 @@
 namespace minke {
 namespace log {
 
-enum class Level { kDebug, kInfo, kWarn, kError };
+enum class Level { kInfo, kWarn };
 void write(Level level, std::string_view line);
 
-template <typename... Args>
-void debug(fmt::format_string<Args...> format, Args&&... args) {
-  write(Level::kDebug, fmt::format(format, std::forward<Args>(args)...));
-}
 template <typename... Args>
 void info(fmt::format_string<Args...> format, Args&&... args) {
   write(Level::kInfo, fmt::format(format, std::forward<Args>(args)...));
@@ -28,10 +24,6 @@ template <typename... Args>
 void warn(fmt::format_string<Args...> format, Args&&... args) {
   write(Level::kWarn, fmt::format(format, std::forward<Args>(args)...));
 }
-template <typename... Args>
-void error(fmt::format_string<Args...> format, Args&&... args) {
-  write(Level::kError, fmt::format(format, std::forward<Args>(args)...));
-}
 
 }  // namespace log
 
@@ -39,8 +31,8 @@ void error(fmt::format_string<Args...> format, Args&&... args) {
 // ends and tabs, which could command it, are written as \x1b is.
 std::string printable(std::string_view text);
 
-// Level and pattern ("warning: ...", plain for info); `verbose` shows debug lines too.
+// Level and pattern ("warning: ...", plain for info).
 // Whatever is logged is made printable().
-void start_logging(bool verbose);
+void start_logging();
 
 }  // namespace minke

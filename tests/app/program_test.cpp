@@ -37,7 +37,7 @@ TEST(Program, AWrongLineIsOneClearErrorAndExitCodeTwo) {
       {{"--depth", "3"}, "--depth"},
       {{"--threads", "0"}, "--threads"},
       {{"--threads", "two"}, "two"},
-      {{"-v"}, "subcommand"},
+      {{"--threads", "2"}, "subcommand"},
   };
   for (const Case& c : cases) {
     const Said said = run_program(c.arguments);
