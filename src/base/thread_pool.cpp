@@ -29,28 +29,35 @@ struct alignas(64) Range {
   static int64_t size(uint64_t ends) {
     return static_cast<int64_t>(ends & UINT32_MAX) - static_cast<int64_t>(ends >> 32);
   }
-  // The chunk taken; -1: none is left.
-  int64_t take(bool front) {
+  struct Taken {
+    int64_t begin = 0, count = 0;
+  };
+  // One chunk, or of `runs` a share of what is left; none is left: 0.
+  Taken take(bool front, bool runs) {
+    constexpr int64_t kShare = 4;
     uint64_t now = ends.load(std::memory_order_relaxed);
     while (size(now) > 0) {
-      const uint64_t rest = front ? now + (uint64_t{1} << 32) : now - 1;
+      const auto count = static_cast<uint64_t>(runs ? (size(now) + kShare - 1) / kShare : 1);
+      const uint64_t rest = front ? now + (count << 32) : now - count;
       if (ends.compare_exchange_weak(now, rest, std::memory_order_relaxed)) {
-        return static_cast<int64_t>(front ? now >> 32 : rest & UINT32_MAX);
+        return {static_cast<int64_t>(front ? now >> 32 : rest & UINT32_MAX),
+                static_cast<int64_t>(count)};
       }
     }
-    return -1;
+    return {};
   }
 };
 
 struct Job {
   FunctionRef<void(int64_t, int64_t)> body;
   int64_t n = 0, grain = 1;
+  bool runs = false;  // of chunks
   std::span<Range> ranges;
   std::mutex error_mutex;
   std::exception_ptr error;
 
-  Job(FunctionRef<void(int64_t, int64_t)> b, int64_t size, int64_t step)
-      : body(b), n(size), grain(step) {}
+  Job(FunctionRef<void(int64_t, int64_t)> b, int64_t size, int64_t step, bool in_runs)
+      : body(b), n(size), grain(step), runs(in_runs) {}
 
   void share(std::span<Range> among) {
     const auto chunks = static_cast<uint64_t>((n + grain - 1) / grain);
@@ -62,18 +69,19 @@ struct Job {
   }
 
   void run_alone() {
+    if (runs) return body_of(0, n);
     for (int64_t at = 0; at < n && !error; at += grain) body_of(at, std::min(n, at + grain));
   }
 
   void run(int thread) {
     Range& mine = ranges[static_cast<size_t>(thread)];
     for (;;) {
-      int64_t chunk = mine.take(true);
-      for (size_t i = 1; chunk < 0 && i < ranges.size(); ++i) {
-        chunk = ranges[(static_cast<size_t>(thread) + i) % ranges.size()].take(false);
+      Range::Taken taken = mine.take(true, runs);
+      for (size_t i = 1; taken.count == 0 && i < ranges.size(); ++i) {
+        taken = ranges[(static_cast<size_t>(thread) + i) % ranges.size()].take(false, runs);
       }
-      if (chunk < 0) return;
-      body_of(chunk * grain, std::min(n, (chunk + 1) * grain));
+      if (taken.count == 0) return;
+      body_of(taken.begin * grain, std::min(n, (taken.begin + taken.count) * grain));
     }
   }
 
@@ -180,6 +188,21 @@ PoolHolder& holder() {
   return instance;
 }
 
+void share_out(Job& job) {
+  if (job.n <= 0) return;
+  PoolHolder& h = holder();
+  if (job.n <= job.grain || h.threads == 1 || t_inside || !h.owner.try_lock()) {
+    job.run_alone();
+  } else {
+    const std::lock_guard lock(h.owner, std::adopt_lock);
+    if (!h.pool) h.pool.emplace(h.threads);
+    t_inside = true;
+    h.pool->run(job);
+    t_inside = false;
+  }
+  if (job.error) std::rethrow_exception(job.error);
+}
+
 }  // namespace
 
 int thread_count() { return holder().threads; }
@@ -197,19 +220,13 @@ int thread_index() { return t_index; }
 
 void parallel_for(int64_t n, int64_t grain, FunctionRef<void(int64_t, int64_t)> body) {
   MINKE_DCHECK(grain > 0);
-  if (n <= 0) return;
-  Job job(body, n, grain);
-  PoolHolder& h = holder();
-  if (n <= grain || h.threads == 1 || t_inside || !h.owner.try_lock()) {
-    job.run_alone();
-  } else {
-    const std::lock_guard lock(h.owner, std::adopt_lock);
-    if (!h.pool) h.pool.emplace(h.threads);
-    t_inside = true;
-    h.pool->run(job);
-    t_inside = false;
-  }
-  if (job.error) std::rethrow_exception(job.error);
+  Job job(body, n, grain, false);
+  share_out(job);
+}
+
+void parallel_for_runs(int64_t n, FunctionRef<void(int64_t, int64_t)> body) {
+  Job job(body, n, 1, true);
+  share_out(job);
 }
 
 }  // namespace minke

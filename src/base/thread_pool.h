@@ -42,6 +42,11 @@ void set_thread_count(int threads);
 // exception thrown by a chunk is rethrown here, after all started chunks end.
 void parallel_for(int64_t n, int64_t grain, FunctionRef<void(int64_t begin, int64_t end)> body);
 
+// Calls body(begin, end) for runs of neighbours, long ones first, that make up [0, n). Where they
+// begin differs from call to call: for what goes on best where its neighbour ended, and whose
+// results do not depend on that.
+void parallel_for_runs(int64_t n, FunctionRef<void(int64_t begin, int64_t end)> body);
+
 // The index of the calling thread in [0, thread_count()): for scratch space, never for results.
 int thread_index();
 

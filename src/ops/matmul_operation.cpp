@@ -152,35 +152,24 @@ void cut(std::vector<Part>& parts, const Operation& op, size_t index) {
   }
 }
 
-// Where rows are few, reading the panels takes the time. Parts are small, so that no thread waits
-// long for another's last one; those that a thread takes one after another are one run of memory.
-void cut_reading(std::vector<Part>& parts, const Operation& op, size_t index, int64_t bytes) {
-  constexpr int64_t kLeast = 1 << 16, kMost = 1 << 20, kShare = 128;
-  const int64_t all = ceil_div(op.out.cols, kPanel);
-  const int64_t panels = ceil_div(std::clamp(bytes / kShare, kLeast, kMost),
-                                  std::max<int64_t>(1, panel_bytes(op.right)));
-  for (int64_t p = 0; p < all; p += panels) {
-    parts.push_back({index, 0, op.out.rows, p, std::min(panels, all - p)});
-  }
-}
-
-// Parts depend on sizes alone.
-std::vector<Part> cut(std::span<const Operation> operations) {
-  std::vector<Part> parts;
-  int64_t bytes = 0;
-  bool few = true;
+// Where rows are few, reading the panels takes the time: threads take runs of panels, which lie in
+// memory one after the other.
+void run_reading(std::span<const Operation> operations, uint64_t call) {
+  std::vector<int64_t> ends;
+  ends.reserve(operations.size());
+  int64_t all = 0;
   for (const Operation& op : operations) {
-    bytes += ceil_div(op.out.cols, kPanel) * panel_bytes(op.right);
-    few = few && op.out.rows <= kLeastRows;
+    ends.push_back(all += op.out.rows == 0 ? 0 : ceil_div(op.out.cols, kPanel));
   }
-  for (size_t i = 0; i < operations.size(); ++i) {
-    if (few && operations[i].out.rows > 0) {
-      cut_reading(parts, operations[i], i, bytes);
-    } else {
-      cut(parts, operations[i], i);
+  parallel_for_runs(all, [&](int64_t begin, int64_t end) {
+    auto i = static_cast<size_t>(std::upper_bound(ends.begin(), ends.end(), begin) - ends.begin());
+    for (int64_t first = i == 0 ? 0 : ends[i - 1]; begin < end; first = ends[i++]) {
+      const int64_t here = std::min(end, ends[i]) - begin;
+      const Part p{i, 0, operations[i].out.rows, begin - first, here};
+      if (here > 0) run_part(operations[i], p, call);
+      begin += here;
     }
-  }
-  return parts;
+  });
 }
 
 }  // namespace
@@ -196,12 +185,18 @@ void check_packed(const Packed& x) {
 
 void run(std::span<const Operation> operations) {
   constexpr int64_t kAlone = int64_t{1} << 20;  // some 5 us
-  int64_t work = 0;
-  for (const Operation& op : operations) work += work_of(op.out.rows, op.out.cols, op.k);
-  const std::vector<Part> parts = cut(operations);
-  const auto count = std::ssize(parts);
   static std::atomic<uint64_t> calls = 0;
   const uint64_t call = ++calls;
+  int64_t work = 0;
+  bool few = true;
+  for (const Operation& op : operations) {
+    work += work_of(op.out.rows, op.out.cols, op.k);
+    few = few && op.out.rows <= kLeastRows;
+  }
+  if (few && work > kAlone) return run_reading(operations, call);
+  std::vector<Part> parts;
+  for (size_t i = 0; i < operations.size(); ++i) cut(parts, operations[i], i);
+  const auto count = std::ssize(parts);
   parallel_for(count, work <= kAlone ? count + 1 : 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const Part& p = parts[static_cast<size_t>(i)];

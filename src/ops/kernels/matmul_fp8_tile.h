@@ -253,6 +253,7 @@ void direct_tile(const Tile& t) {
       left += unit_stride;
       right += kFp8UnitBytes;
     };
+#pragma GCC unroll 4
     for (int64_t u = 0; u < t.blocks[i].units; ++u) add(std::integral_constant<int, 2>());
     if (t.blocks[i].half) add(std::integral_constant<int, 1>());
     promote(sum, t, i);
