@@ -61,13 +61,21 @@ void weight_gradients(std::span<const ops::WeightGradient> products, const Weigh
   }
 }
 
-void linear(const ops::Matrix& y, const ops::Matrix& x, const Weight& w, bool accumulate,
-            const Pass& pass) {
+void add_linear(std::vector<ops::Product>& products, const Linear& layer, const Pass& pass) {
+  const Left left = left_of(layer.x, layer.w.other_side(pass.precision), 0, pass.fp8, pass.scratch);
+  add_fprop(products, layer.y, left, layer.w, 0, layer.accumulate);
+}
+
+void linear(std::initializer_list<Linear> layers, const Pass& pass) {
   const Arena::Scope scope(pass.scratch);
   std::vector<ops::Product> products;
-  const Left left = left_of(x, w.other_side(pass.precision), 0, pass.fp8, pass.scratch);
-  add_fprop(products, y, left, w, 0, accumulate);
+  for (const Linear& layer : layers) add_linear(products, layer, pass);
   ops::matmul(products);
+}
+
+void linear(const ops::Matrix& y, const ops::Matrix& x, const Weight& w, bool accumulate,
+            const Pass& pass) {
+  linear({{y, x, w, accumulate}}, pass);
 }
 
 Left left_for_backward(const ops::Matrix& dy, const Weight& w, const Pass& pass) {

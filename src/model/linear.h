@@ -1,6 +1,7 @@
 // The linear layer y = x W^T and RMSNorm with a weight: forward and backward.
 #pragma once
 
+#include <initializer_list>
 #include <optional>
 
 #include "model/weight.h"
@@ -63,6 +64,15 @@ void weight_gradients(std::span<const ops::WeightGradient> products, const Weigh
                       const Pass& pass);
 
 // y_TN (+)= x_TK W^T. y FP32 or BF16 (accumulate: FP32), x FP32 or BF16.
+struct Linear {
+  ops::Matrix y, x;
+  const Weight& w;
+  bool accumulate = false;
+};
+// Its products, whose left side is in scratch.
+void add_linear(std::vector<ops::Product>& products, const Linear& layer, const Pass& pass);
+// Layers that do not read each other's output, at once.
+void linear(std::initializer_list<Linear> layers, const Pass& pass);
 void linear(const ops::Matrix& y, const ops::Matrix& x, const Weight& w, bool accumulate,
             const Pass& pass);
 // dy as both of these read it: dx_TK (+)= dy_TN W, and dW += dy^T x.

@@ -173,8 +173,11 @@ void Mla::decode(const Tensor& y_AD, const Tensor& x_MD, std::span<const CacheRo
     positions.push_back(row.position);
   }
 
+  const Tensor x_AD = x_MD.rows(first, A);
   const Tensor kv_a = pass.scratch.make(act, {M, width});
-  linear(kv_a, x_MD, kv_a_, false, pass);
+  const Tensor q = pass.scratch.make(act, {A, heads_ * qk});
+  const Tensor q_a = q_.exists() ? q : pass.scratch.make(act, {A, q_rank_});
+  linear({{kv_a, x_MD, kv_a_}, {q_a, x_AD, q_.exists() ? q_ : q_a_}}, pass);
   const Tensor entry = pass.scratch.make(act, {M, width});
   kv_norm_.forward(ops::Matrix(entry).columns(0, rank_), ops::Matrix(kv_a).columns(0, rank_));
   ops::rope(ops::Matrix(entry).columns(rank_, rope_dim_),
@@ -188,15 +191,9 @@ void Mla::decode(const Tensor& y_AD, const Tensor& x_MD, std::span<const CacheRo
     if (m >= first) latent_rows.push_back({cache, row.position + int64_t{1}});
   }
 
-  const Tensor x_AD = x_MD.rows(first, A);
   const std::span<const int32_t> asking = std::span(positions).subspan(static_cast<size_t>(first));
-  const Tensor q = pass.scratch.make(act, {A, heads_ * qk});
-  if (q_.exists()) {
-    linear(q, x_AD, q_, false, pass);
-  } else {
-    const Tensor q_a = pass.scratch.make(act, {A, q_rank_});
+  if (!q_.exists()) {
     const Tensor latent = pass.scratch.make(act, {A, q_rank_});
-    linear(q_a, x_AD, q_a_, false, pass);
     q_norm_.forward(latent, q_a);
     linear(q, latent, q_b_, false, pass);
   }

@@ -39,13 +39,32 @@ Ffn::Ffn(const std::string& prefix, int64_t hidden, int64_t width)
           Weight::stacked({prefix + "gate_proj.weight", prefix + "up_proj.weight"}, width, hidden)),
       down_(Weight::matrix(Weight::Kind::kLinear, prefix + "down_proj.weight", hidden, width)) {}
 
+void Ffn::add_gate_up(std::vector<ops::Product>& products, const Tensor& x_TD, Saved& saved,
+                      const Pass& pass) const {
+  saved.gate_up = GateUp(x_TD.dim(0), gate_up_.rows(), pass);
+  add_linear(products, {saved.gate_up.numbers, x_TD, gate_up_}, pass);
+}
+
+void Ffn::activate(Saved& saved, const Pass& pass) const {
+  saved.h_TF =
+      pass.cheapest().make(pass.activation(), {saved.gate_up.numbers.dim(0), down_.cols()});
+  saved.gate_up.forward(saved.h_TF, {});
+}
+
+void Ffn::add_down(std::vector<ops::Product>& products, const Tensor& y_TD, const Saved& saved,
+                   const Pass& pass) const {
+  add_linear(products, {y_TD, saved.h_TF, down_, true}, pass);
+}
+
 void Ffn::forward(const Tensor& y_TD, const Tensor& x_TD, Saved& saved, const Pass& pass) const {
   const Arena::Scope scope(pass.scratch);
-  saved.gate_up = GateUp(x_TD.dim(0), gate_up_.rows(), pass);
-  linear(saved.gate_up.numbers, x_TD, gate_up_, false, pass);
-  saved.h_TF = pass.cheapest().make(pass.activation(), {x_TD.dim(0), down_.cols()});
-  saved.gate_up.forward(saved.h_TF, {});
-  linear(y_TD, saved.h_TF, down_, true, pass);
+  std::vector<ops::Product> products;
+  add_gate_up(products, x_TD, saved, pass);
+  ops::matmul(products);
+  activate(saved, pass);
+  products.clear();
+  add_down(products, y_TD, saved, pass);
+  ops::matmul(products);
 }
 
 void Ffn::backward(const Tensor& dx_TD, bool accumulate, const Tensor& dy_TD, const Tensor& x_TD,
@@ -121,15 +140,16 @@ Moe::Moe(const ModelConfig& config, const std::string& prefix)
   }
 }
 
-void Moe::grouped(decltype(add_fprop) add, const ops::Matrix& out, const Left& in, const Weight& w,
-                  const std::vector<int64_t>& offsets) const {
+std::vector<ops::Product> Moe::grouped(decltype(add_fprop) add, const ops::Matrix& out,
+                                       const Left& in, const Weight& w,
+                                       const std::vector<int64_t>& offsets) const {
   std::vector<ops::Product> products;
   for (int64_t e = 0; e < experts_; ++e) {
     const int64_t begin = offsets[static_cast<size_t>(e)];
     const int64_t rows = offsets[static_cast<size_t>(e) + 1] - begin;
     if (rows > 0) add(products, out.row_range(begin, rows), in.row_range(begin, rows), w, e, false);
   }
-  ops::matmul(products);
+  return products;
 }
 
 void Moe::grouped_wgrad(Weight& weight, const Tensor& dy, const Tensor& x,
@@ -161,19 +181,24 @@ double Moe::forward(const Tensor& y_TD, const Tensor& x_TD, int64_t sequences, c
   s.gate_up = GateUp(R, gate_up_.rows(), pass);
   const DType format = down_.other_side(pass.precision);
   const Left x_R = dispatched(x_TD, format, s.token_R, pass.fp8, pass.scratch);
-  grouped(add_fprop, s.gate_up.numbers, x_R, gate_up_, s.offsets);
+  std::vector<ops::Product> products =
+      grouped(add_fprop, s.gate_up.numbers, x_R, gate_up_, s.offsets);
+  if (shared_.exists()) shared_.add_gate_up(products, x_TD, s.shared, pass);
+  ops::matmul(products);
   s.h_RF = pass.cheapest().make(act, {R, down_.cols()});
   s.gate_up.forward(s.h_RF, s.weight_R);
+  if (shared_.exists()) shared_.activate(s.shared, pass);
   // The gathered input is done with, and its place is taken where it is as large.
   const ops::Matrix y_RD =
       format == DType::kI8 ? ops::Matrix(pass.scratch.make(act, {R, y_TD.dim(1)})) : x_R.numbers;
   {
     const Arena::Scope in_down(pass.scratch);
     const Left h = left_of(s.h_RF, format, 0, pass.fp8, pass.scratch);
-    grouped(add_fprop, y_RD, h, down_, s.offsets);
+    products = grouped(add_fprop, y_RD, h, down_, s.offsets);
+    if (shared_.exists()) shared_.add_down(products, y_TD, s.shared, pass);
+    ops::matmul(products);
   }
   ops::combine_rows(y_TD, true, y_RD, s.row_TK);
-  if (shared_.exists()) shared_.forward(y_TD, x_TD, s.shared, pass);
   return balance;
 }
 
@@ -193,7 +218,7 @@ void Moe::backward(const Tensor& dx_TD, const Tensor& dy_TD, const Tensor& x_TD,
     const Arena::Scope in_down(pass.scratch);
     const Left dy_R =
         fp8 ? dispatched(dy_TD, format, s.token_R, pass.fp8, pass.scratch) : Left{rows_RD};
-    grouped(add_dgrad, dh_RF, dy_R, down_, s.offsets);
+    ops::matmul(grouped(add_dgrad, dh_RF, dy_R, down_, s.offsets));
   }
   const Tensor d_gate_up = pass.scratch.make(act, {R, 2 * F});
   const Tensor dweight_R = pass.scratch.make(DType::kF32, {R});
@@ -209,7 +234,7 @@ void Moe::backward(const Tensor& dx_TD, const Tensor& dy_TD, const Tensor& x_TD,
   {
     const Arena::Scope in_gate_up(pass.scratch);
     const Left dy = left_of(d_gate_up, format, gate_up_.segment(), pass.fp8, pass.scratch);
-    grouped(add_dgrad, rows_RD, dy, gate_up_, s.offsets);
+    ops::matmul(grouped(add_dgrad, rows_RD, dy, gate_up_, s.offsets));
   }
   ops::combine_rows(dx_TD, true, rows_RD, s.row_TK);
   if (shared_.exists()) shared_.backward(dx_TD, true, dy_TD, x_TD, s.shared, pass);

@@ -38,6 +38,13 @@ class Ffn {
     Tensor h_TF;  // SwiGLU's output
   };
   void forward(const Tensor& y_TD, const Tensor& x_TD, Saved& saved, const Pass& pass) const;
+  // The same in steps, for products beside others: gate_up's, what is between, then down's, whose
+  // left sides are in scratch.
+  void add_gate_up(std::vector<ops::Product>& products, const Tensor& x_TD, Saved& saved,
+                   const Pass& pass) const;
+  void activate(Saved& saved, const Pass& pass) const;
+  void add_down(std::vector<ops::Product>& products, const Tensor& y_TD, const Saved& saved,
+                const Pass& pass) const;
   // dx_TD (FP32) += where accumulate, else overwritten.
   void backward(const Tensor& dx_TD, bool accumulate, const Tensor& dy_TD, const Tensor& x_TD,
                 const Saved& saved, const Pass& pass);
@@ -110,8 +117,8 @@ class Moe {
 
  private:
   // For each expert, rows [offsets[e], offsets[e + 1]): add_fprop or add_dgrad.
-  void grouped(decltype(add_fprop) add, const ops::Matrix& out, const Left& in, const Weight& w,
-               const std::vector<int64_t>& offsets) const;
+  std::vector<ops::Product> grouped(decltype(add_fprop) add, const ops::Matrix& out, const Left& in,
+                                    const Weight& w, const std::vector<int64_t>& offsets) const;
   void grouped_wgrad(Weight& weight, const Tensor& dy, const Tensor& x,
                      const std::vector<int64_t>& offsets, const Pass& pass);
 

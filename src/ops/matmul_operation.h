@@ -1,5 +1,5 @@
-// Products as they are run: operands in memory, cut into parts that threads take one at a time. For
-// ops/matmul*.cpp alone.
+// Products as they are run: operands in memory, cut into parts or runs of panels for threads to
+// take. For ops/matmul*.cpp alone.
 #pragma once
 
 #include <span>

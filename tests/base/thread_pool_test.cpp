@@ -51,6 +51,29 @@ TEST_F(ThreadPool, ChunksDependOnSizesAloneAndCoverTheRangeOnce) {
   }
 }
 
+TEST_F(ThreadPool, RunsAreLongFirstAndCoverTheRangeOnce) {
+  for (const int64_t n : {1, 2, 7, 64, 1000}) {
+    for (const int threads : {1, 2, 3, 8}) {
+      set_thread_count(threads);
+      std::mutex mutex;
+      Chunks runs;
+      parallel_for_runs(n, [&](int64_t begin, int64_t end) {
+        const std::lock_guard lock(mutex);
+        runs.emplace(begin, end);
+      });
+      int64_t at = 0, longest = 0;
+      for (const auto& [begin, end] : runs) {
+        EXPECT_EQ(begin, at);
+        EXPECT_LT(begin, end);
+        longest = std::max(longest, end - begin);
+        at = end;
+      }
+      EXPECT_EQ(at, n);
+      EXPECT_GE(longest, threads == 1 ? n : n / threads / 4);
+    }
+  }
+}
+
 TEST_F(ThreadPool, OneThatIsHeldUpHasItsOtherChunksTakenByOthers) {
   constexpr int64_t kChunks = 64;
   for (const int threads : {2, 3, 8}) {
