@@ -24,7 +24,7 @@ namespace {
 
 // The packed bytes, then the hash of each kChunk of them, then the hash of those hashes. Another
 // layout of operands is another kFormat.
-constexpr std::string_view kFormat = "minke packed 1";
+constexpr std::string_view kFormat = "minke packed 2";
 constexpr size_t kChunk = size_t{16} << 20;
 
 size_t chunk_count(size_t bytes) { return (bytes + kChunk - 1) / kChunk; }
