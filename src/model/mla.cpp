@@ -243,13 +243,12 @@ void Mla::place_absorbed(Precision precision, std::byte* memory) {
   absorbed_k_.clear();
   absorbed_v_.clear();
   // One product reads all heads' keys, and another their values: each is a run of memory.
-  std::byte* values =
-      memory + static_cast<size_t>(heads_) * aligned(ops::packed_bytes(format, rank_, nope_));
-  for (int64_t h = 0; h < heads_; ++h) {
+  const size_t k_bytes = aligned(ops::packed_bytes(format, rank_, nope_)),
+               v_bytes = aligned(ops::packed_bytes(format, v_, rank_));
+  std::byte* values = memory + static_cast<size_t>(heads_) * k_bytes;
+  for (int64_t h = 0; h < heads_; ++h, memory += k_bytes, values += v_bytes) {
     absorbed_k_.push_back({memory, format, rank_, nope_});
-    memory += aligned(ops::packed_bytes(format, rank_, nope_));
     absorbed_v_.push_back({values, format, v_, rank_});
-    values += aligned(ops::packed_bytes(format, v_, rank_));
     if (!absorbs_codes()) continue;
     const int64_t blocks = (rank_ + ops::kScaleBlock - 1) / ops::kScaleBlock;
     const float* scale = kv_b_.pieces()[0].scale.data<float>();

@@ -51,7 +51,7 @@ TEST_F(ThreadPool, ChunksDependOnSizesAloneAndCoverTheRangeOnce) {
   }
 }
 
-TEST_F(ThreadPool, RunsAreLongFirstAndCoverTheRangeOnce) {
+TEST_F(ThreadPool, RunsAreLongAndCoverTheRangeOnce) {
   for (const int64_t n : {1, 2, 7, 64, 1000}) {
     for (const int threads : {1, 2, 3, 8}) {
       set_thread_count(threads);

@@ -48,6 +48,7 @@ void add_latents(float* o, const bf16* p, const bf16* latents, int64_t width, in
   for (int64_t c = 0; c < rank; c += kColumns) {
     const auto columns = static_cast<int>(least(kColumns, rank - c));
     const auto mask = static_cast<__mmask32>((uint64_t{1} << columns) - 1);
+    // Loops over them are unrolled: indexed, they would be kept in memory all along.
     __m512 sum[kHeads][2] = {};
     const auto add = [&](int64_t key, __m512i second, auto numbers) __attribute__((always_inline)) {
       const __m512i first = _mm512_maskz_loadu_epi16(mask, latents + key * width + c);
