@@ -33,9 +33,10 @@ size_t file_size(size_t bytes) {
   return padded(bytes) + (chunk_count(bytes) + 1) * sizeof(uint64_t);
 }
 
+constexpr size_t kPage = 4096;
+
 // Pages that are not read again are nobody's while they are a file's.
 void give_back(std::span<const std::byte> bytes, int advice) {
-  constexpr size_t kPage = 4096;
   const size_t before = (kPage - reinterpret_cast<uintptr_t>(bytes.data()) % kPage) % kPage;
   if (bytes.size() < before + kPage) return;
   ::madvise(const_cast<std::byte*>(bytes.data()) + before, (bytes.size() - before) / kPage * kPage,
@@ -44,20 +45,29 @@ void give_back(std::span<const std::byte> bytes, int advice) {
 
 // What two checkpoints of one architecture differ in, even where a copy or an image gave their
 // files the same names, sizes and times.
-void add_samples(Hasher& hasher, std::span<const std::byte> bytes) {
+template <typename Use>
+void for_each_sample(std::span<const std::byte> bytes, Use&& use) {
   constexpr size_t kSample = 4096, kStride = size_t{64} << 20;
   for (size_t at = 0; at < bytes.size(); at += kStride) {
-    hasher.add(bytes.data() + at, std::min(kSample, bytes.size() - at));
+    use(bytes.subspan(at, std::min(kSample, bytes.size() - at)));
   }
-  const std::span<const std::byte> last = bytes.last(std::min(kSample, bytes.size()));
-  hasher.add(last.data(), last.size());
-  give_back(bytes, MADV_DONTNEED);
+  use(bytes.last(std::min(kSample, bytes.size())));
+}
+
+// Has these pages read, and not what follows them, as the system does at a fault: samples of all
+// tensors would be most of a file.
+void ask_for(std::span<const std::byte> bytes) {
+  const size_t before = reinterpret_cast<uintptr_t>(bytes.data()) % kPage;
+  ::madvise(const_cast<std::byte*>(bytes.data()) - before, bytes.size() + before, MADV_WILLNEED);
 }
 
 std::string key_of(const checkpoint::CheckpointFolder& files, const model::Transformer& model) {
   Hasher hasher;
   hasher.add(kFormat);
   hasher.add(checkpoint::config_text({model.config()}));
+  for (const auto& [name, file] : files.tensors()) {
+    for_each_sample(file->stored(name).span(), ask_for);
+  }
   for (const auto& [name, file] : files.tensors()) {
     const checkpoint::StoredTensor& tensor = file->stored(name);
     struct stat of {};
@@ -69,7 +79,10 @@ std::string key_of(const checkpoint::CheckpointFolder& files, const model::Trans
                     of.st_size, of.st_mtim.tv_sec, of.st_mtim.tv_nsec);
     for (const int64_t size : tensor.shape) entry += fmt::format(" {}", size);
     hasher.add(entry);
-    add_samples(hasher, tensor.span());
+    for_each_sample(tensor.span(), [&](std::span<const std::byte> sample) {
+      hasher.add(sample.data(), sample.size());
+    });
+    give_back(tensor.span(), MADV_DONTNEED);
   }
   return hasher.hex();
 }
