@@ -15,7 +15,6 @@ struct Tile {
   const std::byte* left;
   int64_t row_stride, unit_stride;
   const std::byte* right;
-  int64_t panel_bytes;  // from a panel to the next
   int64_t units;        // whole ones
   bool half;            // after them, one whose second number is past the end of the row
   bool first, last;     // of the sum's parts: totals start at zero; they go to `out`
@@ -32,8 +31,7 @@ constexpr int64_t kTotalsStride = kBlockPanels * kPanel;
 
 #if defined(MINKE_TARGET_scalar)
 
-constexpr int kTileRows = 1, kFewRows = 0;
-constexpr int64_t kManyColumns = kPanel;
+constexpr int kTileRows = 1;
 
 void add_unit(float* total, const float* left, const float* right) {
   for (int c = 0; c < kPanel; ++c) total[c] += *left * right[c];
@@ -75,34 +73,25 @@ void tile(const Tile& t) {
 #else
 
 // A tile is kRows rows by kColumns columns, its totals in registers; where a panel has no more than
-// half as many left, kVectors is 1 instead of 2. A few rows alone would wait for their own totals,
-// so they take several panels at once.
+// half as many left, kVectors is 1 instead of 2. So few rows alone take a panel whole.
 constexpr int kColumns = 2 * kLanes;
 
 #if defined(MINKE_TARGET_avx512)
 constexpr int kTileRows = 12;  // 24 totals, 2 of the right side, 6 left over of 32 registers
-constexpr int kFewRows = 2;
+constexpr int kFewRows = kTileRows;
 #else
 constexpr int kTileRows = 6;  // 12 totals, 2 of the right side, 2 left over of 16 registers
-constexpr int kFewRows = 1;
+constexpr int kFewRows = 2;   // 8 totals, 4 of the right side
 #endif
-
-constexpr int kManyVectors = 8;
-constexpr int64_t kManyColumns = kManyVectors * kLanes;
-
-// Where the right side's vector v is, in bytes after the first.
-inline int64_t offset_of(int v, int64_t panel_bytes) {
-  return v * kLanes / kPanel * panel_bytes + v * kLanes % kPanel * kUnitBytes;
-}
 
 // Adds one unit of every row to the totals. kNumbers: 1 where a pair has no second.
 template <int kRows, int kVectors>
 [[gnu::always_inline]] inline void add_unit(Vec (&total)[kRows][kVectors], const std::byte* left,
                                             int64_t row_stride, const std::byte* right,
-                                            int64_t panel_bytes, const float*) {
+                                            const float*) {
   Vec b[kVectors];
   for (int v = 0; v < kVectors; ++v)
-    b[v] = load(reinterpret_cast<const float*>(right + offset_of(v, panel_bytes)));
+    b[v] = load(reinterpret_cast<const float*>(right + v * kLanes * kUnitBytes));
 #pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r) {
     const Vec a = splat(*reinterpret_cast<const float*>(left + r * row_stride));
@@ -121,11 +110,10 @@ inline int32_t pair_at(const std::byte* left) {
 
 template <int kNumbers, int kRows, int kVectors>
 [[gnu::always_inline]] inline void add_pairs(Vec (&total)[kRows][kVectors], const std::byte* left,
-                                             int64_t row_stride, const std::byte* right,
-                                             int64_t panel_bytes) {
+                                             int64_t row_stride, const std::byte* right) {
   __m512bh b[kVectors];
   for (int v = 0; v < kVectors; ++v) {
-    b[v] = reinterpret_cast<__m512bh>(_mm512_loadu_si512(right + offset_of(v, panel_bytes)));
+    b[v] = reinterpret_cast<__m512bh>(_mm512_loadu_si512(right + v * kLanes * kUnitBytes));
   }
 #pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r) {
@@ -147,13 +135,12 @@ inline Vec second_of_pairs(__m256i pairs) {
 // All first numbers, then all second ones: so few registers hold what is in use.
 template <int kNumbers, int kRows, int kVectors>
 [[gnu::always_inline]] inline void add_pairs(Vec (&total)[kRows][kVectors], const std::byte* left,
-                                             int64_t row_stride, const std::byte* right,
-                                             int64_t panel_bytes) {
+                                             int64_t row_stride, const std::byte* right) {
   const auto add = [&](auto&& part) __attribute__((always_inline)) {
     Vec b[kVectors];
     for (int v = 0; v < kVectors; ++v)
       b[v] = part(
-          _mm256_loadu_si256(reinterpret_cast<const __m256i*>(right + offset_of(v, panel_bytes))));
+          _mm256_loadu_si256(reinterpret_cast<const __m256i*>(right + v * kLanes * kUnitBytes)));
 #pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r) {
       const Vec a = part(_mm256_set1_epi32(pair_at<kNumbers>(left + r * row_stride)));
@@ -169,8 +156,8 @@ template <int kNumbers, int kRows, int kVectors>
 template <int kRows, int kVectors>
 [[gnu::always_inline]] inline void add_unit(Vec (&total)[kRows][kVectors], const std::byte* left,
                                             int64_t row_stride, const std::byte* right,
-                                            int64_t panel_bytes, const bf16*) {
-  add_pairs<2>(total, left, row_stride, right, panel_bytes);
+                                            const bf16*) {
+  add_pairs<2>(total, left, row_stride, right);
 }
 
 // Totals wait for their place in memory at the end, so it is asked for at the beginning.
@@ -252,27 +239,25 @@ inline void tile_columns(const Tile& t, int column) {
   constexpr const X* kNumbers = nullptr;
   const std::byte* ahead = t.ahead;
   const int64_t units = t.units, row_stride = t.row_stride, unit_stride = t.unit_stride,
-                ahead_stride = t.ahead_stride, panel_bytes = t.panel_bytes;
+                ahead_stride = t.ahead_stride;
   int64_t u = 0;
   for (; u + kUnitsPerLine <= units; u += kUnitsPerLine) {
-    for (int v = 0; v < kVectors; v += static_cast<int>(kPanel) / kLanes) {
-      __builtin_prefetch(ahead + offset_of(v, panel_bytes), 0, 2);
-    }
+    __builtin_prefetch(ahead, 0, 2);
     ahead += ahead_stride;
 #pragma GCC unroll 2
     for (int64_t i = 0; i < kUnitsPerLine; ++i) {
-      add_unit(total, left, row_stride, right, panel_bytes, kNumbers);
+      add_unit(total, left, row_stride, right, kNumbers);
       left += unit_stride;
       right += kPanel * kUnitBytes;
     }
   }
   for (; u < units; ++u) {
-    add_unit(total, left, row_stride, right, panel_bytes, kNumbers);
+    add_unit(total, left, row_stride, right, kNumbers);
     left += unit_stride;
     right += kPanel * kUnitBytes;
   }
   if constexpr (kNumbersPerUnit<X> == 2) {
-    if (t.half) add_pairs<1>(total, left, row_stride, right, panel_bytes);
+    if (t.half) add_pairs<1>(total, left, row_stride, right);
   }
   finish<Out>(total, t, column);
 }
@@ -280,9 +265,6 @@ inline void tile_columns(const Tile& t, int column) {
 template <typename X, typename Out, int kRows>
 void tile(const Tile& t) {
   int column = 0;
-  if constexpr (kRows <= kFewRows) {
-    if (t.cols == kManyColumns) return tile_columns<X, Out, kRows, kManyVectors>(t, 0);
-  }
   for (; column + kLanes < t.cols; column += kColumns) tile_columns<X, Out, kRows, 2>(t, column);
   if (column < t.cols) tile_columns<X, Out, kRows, 1>(t, column);
 }
@@ -322,14 +304,13 @@ void run_rows(const MatmulBlock& b, Stage& stage, int64_t row, int64_t rows) {
     t.ahead_stride = fetch ? kCacheLine : 0;
     for (int64_t c = 0; c < stage.columns; c += t.cols) {
       const int64_t rest = stage.columns - c;
-      const bool many = end - begin <= kFewRows && rest >= kManyColumns;
       const int64_t panel = c / kPanel * stage.panel_bytes;
       t.right = stage.right + panel;
       t.ahead =
           fetch ? stage.next + panel + share * (t.units / kUnitsPerLine) * kCacheLine : t.right;
       t.totals = stage.tile.totals + (row + begin) * kTotalsStride + c;
       t.out = static_cast<Out*>(b.out) + (row + begin) * b.out_stride + stage.column + c;
-      t.cols = static_cast<int>(many ? kManyColumns : rest < kPanel ? rest : kPanel);
+      t.cols = static_cast<int>(rest < kPanel ? rest : kPanel);
       run_tile<X, Out>(t, end - begin, std::make_integer_sequence<int, kTileRows>());
     }
   }
@@ -343,8 +324,63 @@ void run_stage(const MatmulBlock& b, Stage stage) {
   }
 }
 
+#if !defined(MINKE_TARGET_scalar)
+
+// Rows of which reading the panels takes the time: panel after panel is one run of memory, which is
+// asked for further ahead than processors do by themselves.
+template <typename X, typename Out, int kRows>
+void few_rows(const MatmulBlock& b) {
+  constexpr int64_t kAhead = 8192;
+  constexpr const X* kNumbers = nullptr;
+  const int64_t units = b.k / kNumbersPerUnit<X>, row_stride = b.row_stride,
+                unit_stride = b.unit_stride;
+  alignas(64) float edge[kRows * kTotalsStride];
+  Tile t{};
+  t.last = true;
+  t.totals = edge;
+  t.out_stride = b.out_stride;
+  t.accumulate = b.accumulate;
+  const std::byte *right = b.right, *ahead = right + kAhead;
+  for (int64_t column = 0; column < b.cols; column += kPanel) {
+    t.out = static_cast<Out*>(b.out) + column;
+    t.cols = static_cast<int>(b.cols - column < kPanel ? b.cols - column : kPanel);
+    fetch_out<Out, kRows>(t, 0);
+    Vec total[kRows][kPanel / kLanes] = {};
+    const std::byte* left = b.left;
+    const auto add = [&](auto&& unit) __attribute__((always_inline)) {
+      asm("" : "+r"(ahead));  // or the compiler asks out of order
+      for (int64_t at = 0; at < kPanel * kUnitBytes; at += kCacheLine) __builtin_prefetch(ahead + at);
+      ahead += kPanel * kUnitBytes;
+      unit();
+      left += unit_stride;
+      right += kPanel * kUnitBytes;
+    };
+#pragma GCC unroll 4
+    for (int64_t u = 0; u < units; ++u) {
+      add([&] { add_unit(total, left, row_stride, right, kNumbers); });
+    }
+    if constexpr (kNumbersPerUnit<X> == 2) {
+      if (b.k % 2 != 0) add([&] { add_pairs<1>(total, left, row_stride, right); });
+    }
+    finish<Out>(total, t, 0);
+  }
+}
+
+template <typename X, typename Out, int... kRowsLessOne>
+void run_few_rows(const MatmulBlock& b, std::integer_sequence<int, kRowsLessOne...>) {
+  static constexpr void (*kBlocks[])(const MatmulBlock&) = {few_rows<X, Out, kRowsLessOne + 1>...};
+  kBlocks[b.rows - 1](b);
+}
+
+#endif
+
 template <typename X, typename Out>
 void block(const MatmulBlock& b) {
+#if !defined(MINKE_TARGET_scalar)
+  if (b.rows > 0 && b.rows <= kFewRows) {
+    return run_few_rows<X, Out>(b, std::make_integer_sequence<int, kFewRows>());
+  }
+#endif
   constexpr int64_t kUnit = kPanel * kUnitBytes, kColumnsAtOnce = kBlockPanels * kPanel;
   alignas(64) float totals[kBlockRows * kTotalsStride];
   const int64_t whole = b.k / kNumbersPerUnit<X>;
@@ -352,7 +388,6 @@ void block(const MatmulBlock& b) {
   Stage stage{};
   stage.panel_bytes = (whole + (half ? 1 : 0)) * kUnit;
   Tile& t = stage.tile;
-  t.panel_bytes = stage.panel_bytes;
   t.row_stride = b.row_stride;
   t.unit_stride = b.unit_stride;
   t.totals = totals;
