@@ -312,4 +312,25 @@ uint64_t resident_memory_bytes() {
   return resident * static_cast<uint64_t>(::sysconf(_SC_PAGESIZE));
 }
 
+uint64_t large_page_bytes(std::span<const std::byte> bytes, const fs::path& smaps) {
+  const auto from = reinterpret_cast<uintptr_t>(bytes.data()), to = from + bytes.size();
+  std::ifstream in(smaps);
+  uint64_t total = 0;
+  bool inside = false;
+  for (std::string line; std::getline(in, line);) {
+    uintptr_t begin = 0, end = 0;
+    uint64_t kib = 0;
+    char key[32];
+    if (std::sscanf(line.c_str(), "%zx-%zx ", &begin, &end) == 2) {
+      inside = begin < to && end > from;
+    } else if (inside && std::sscanf(line.c_str(), "%31[A-Za-z]: %zu kB", key, &kib) == 2) {
+      const std::string_view what = key;
+      if (what == "AnonHugePages" || what == "FilePmdMapped" || what == "ShmemPmdMapped") {
+        total += kib * 1024;
+      }
+    }
+  }
+  return std::min<uint64_t>(total, bytes.size());
+}
+
 }  // namespace minke

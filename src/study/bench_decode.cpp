@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/clock.h"
+#include "base/file.h"
 #include "base/interrupt.h"
 #include "base/rng.h"
 #include "infer/generation.h"
@@ -98,6 +99,8 @@ DecodeBench bench_decode(infer::LoadedModel& loaded, int64_t prompt, int64_t tex
   out.decode_rate = median(decode);
   out.read = median(reads);
   out.decode_share = median(decode_shares);
+  out.large_pages = static_cast<double>(large_page_bytes(operands)) /
+                    static_cast<double>(std::max<size_t>(1, operands.size()));
 
   // A second text of the same prompt computes nothing but rows alone: the prompt's last, and its
   // own.

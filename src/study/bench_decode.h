@@ -22,6 +22,7 @@ struct DecodeBench {
   double token_bytes = 0;   // read for a token: active weights as prepared, and the latent cache
   double read = 0;          // bytes/s of reading as many bytes of the model's own pages
   double decode_share = 0;  // of decode_rate * token_bytes in `read`
+  double large_pages = 0;   // share of the prepared weights that they map
   // Where the time of one prompt, and of one decoded token, goes.
   struct Ops {
     double seconds = 0;

@@ -254,5 +254,25 @@ TEST(Resources, AreMoreThanNothing) {
   EXPECT_GT(free_disk_bytes(folder / "not" / "yet"), 0U);
 }
 
+TEST(Resources, LargePagesAreThoseOfTheMappingsThatBytesLieIn) {
+  const TemporaryFolder folder;
+  write_file_atomic(folder / "smaps",
+                    "00400000-00800000 r--s 00000000 fe:00 11 /a file\n"
+                    "Rss:            4096 kB\nAnonHugePages:     0 kB\nFilePmdMapped:   2048 kB\n"
+                    "VmFlags: rd mr me ms hg\n"
+                    "00800000-00c00000 rw-p 00000000 00:00 0\n"
+                    "AnonHugePages:  4096 kB\n");
+  const auto of = [&](uintptr_t begin, size_t size) {
+    return large_page_bytes({reinterpret_cast<const std::byte*>(begin), size}, folder / "smaps");
+  };
+  constexpr size_t kMiB = size_t{1} << 20;
+  EXPECT_EQ(of(4 * kMiB, 4 * kMiB), 2 * kMiB);
+  EXPECT_EQ(of(8 * kMiB, 4 * kMiB), 4 * kMiB);
+  EXPECT_EQ(of(4 * kMiB, 8 * kMiB), 6 * kMiB);
+  EXPECT_EQ(of(9 * kMiB, kMiB), kMiB);
+  EXPECT_EQ(of(12 * kMiB, kMiB), 0U);
+  EXPECT_EQ(large_page_bytes({}, folder / "none"), 0U);
+}
+
 }  // namespace
 }  // namespace minke

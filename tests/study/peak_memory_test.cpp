@@ -3,8 +3,12 @@
 //
 // What a program takes besides does not grow with the weights, so two models are compared that
 // differ in their number of experts alone.
+#include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
+#include <algorithm>
 #include <fstream>
 #include <limits>
 
@@ -96,6 +100,7 @@ class PeakMemory : public testing::Test {
     const Memory few = measured(few_.path(), packed_from);
     return measured(many_.path(), packed_from) - few;
   }
+  const fs::path& many() const { return many_.path(); }
 
  private:
   TemporaryFolder few_, many_;
@@ -118,6 +123,34 @@ TEST_F(PeakMemory, OfAPackedFileIsBothFilesAndThenThatOne) {
   // Of the source, which is mapped too, next to nothing is read.
   EXPECT_LE(found.peak, found.operands + kSlack * (found.file + found.operands));
   EXPECT_LE(found.anonymous, kSlack * found.operands);
+}
+
+// Bytes of a file that are in memory, whoever read them.
+double cached(const fs::path& path) {
+  const MappedFile file(path);
+  const auto page = static_cast<size_t>(::sysconf(_SC_PAGESIZE));
+  std::vector<unsigned char> pages((file.bytes().size() + page - 1) / page);
+  auto* const data = const_cast<std::byte*>(file.bytes().data());
+  EXPECT_EQ(::mincore(data, file.bytes().size(), pages.data()), 0);
+  const auto is_there = [](unsigned char p) { return (p & 1) != 0; };
+  return static_cast<double>(page) * static_cast<double>(std::ranges::count_if(pages, is_there));
+}
+
+// Else a start would read a checkpoint from disk only to learn that it has been packed.
+TEST_F(PeakMemory, OfAPackedFileIsFoundByPagesOfItsSource) {
+  const fs::path source = many() / "model.safetensors";
+  const infer::LoadedModel loaded =
+      infer::load_model(many(), model::Precision::kBF16, {.packed_from = kInAFile});
+  const int fd = ::open(source.c_str(), O_RDONLY);
+  ASSERT_EQ(::fsync(fd), 0);
+  ASSERT_EQ(::posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED), 0);
+  ::close(fd);
+  const double size = static_cast<double>(fs::file_size(source)), before = cached(source);
+  if (before > size / 4) GTEST_SKIP() << "the file system keeps a file's pages";
+  EXPECT_EQ(infer::PackedFile::path_of(many(), *loaded.files, *loaded.model),
+            loaded.packed->path());
+  EXPECT_GT(cached(source), before);
+  EXPECT_LT(cached(source) - before, size / 16);
 }
 
 }  // namespace
