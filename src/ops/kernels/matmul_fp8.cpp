@@ -273,8 +273,10 @@ void block(const Fp8Block& b) {
   constexpr int64_t stage_blocks = kStageBlocks;
 #endif
   const int64_t step = direct ? kPanel : kTotalsStride;
+  const bool by_tiles = direct && b.right_tile % kPanel == 0;
   SumBlock s(b);
   Stage stage;
+  alignas(64) float scales[kMostStageBlocks * kTotalsStride];  // of a tile they serve all its panels
   for (int64_t column = 0; column < b.cols; column += step) {
     const int64_t columns = least(b.cols - column, step);
     const std::byte* right = b.right + column / kPanel * panel_bytes;
@@ -286,8 +288,9 @@ void block(const Fp8Block& b) {
       }
       const int64_t index = stage.index, end = begin + stage.numbers;
       numbers = stage.numbers;
-      alignas(64) float scales[kMostStageBlocks * kTotalsStride];
-      load_scales(scales, kTotalsStride, b, column, columns, index, stage.count);
+      const bool same_tile = by_tiles && stage.numbers == b.k && column > 0 && columns == kPanel &&
+                             (b.first_column + column) % b.right_tile != 0;
+      if (!same_tile) load_scales(scales, kTotalsStride, b, column, columns, index, stage.count);
       Tile t{};
       t.count = stage.count;
       Left left{b.left + begin / kPerUnit * b.unit_stride, b.group_rows, b.group_stride,
