@@ -48,9 +48,9 @@ constexpr const char* kBenchDecodeFooter =
     R"(Shares are of the processor's multiply-adds in that format, and of a read of as many bytes as a
 token's weights and latents take, both measured in the same moment. Prefill is of all rows in every
 layer, as of the inner layers of a model; a text is spared those of the last layer that nobody reads,
-which is what the line below it shows. Weights that small pages map are read less well, by some
-10 %: the system has large ones only while its memory is not in pieces, and keeps a file in those in
-which it was first read.
+which is what the line below it shows. Weights that small pages map are read less well: the
+system has large ones only while its memory is not in pieces, and keeps a file in those in which it
+was first read.
 
 Of a model with an MTP layer it shows what drafts give: a verified row reads experts of its own, so
 a width has a ceiling, computed from bytes, and from what the parts of a step take alone. Drafts of
