@@ -6,10 +6,11 @@ namespace minke::infer {
 
 TextModel::TextModel(const fs::path& folder, model::Precision precision, int64_t prefill_rows,
                      int64_t draft, const LoadOptions& how, const std::string& chat_format)
-    : loaded_(load_model(folder, precision, how)),
-      tokenizer_(text::Tokenizer::load(loaded_.folder)),
+    // Weights last: they may have to be packed for minutes.
+    : tokenizer_(text::Tokenizer::load(checkpoint::model_folder(folder))),
       chat_format_(chat_format.empty() ? text::chat_format(tokenizer_)
                                        : text::chat_format_named(chat_format)),
+      loaded_(load_model(folder, precision, how)),
       generator_(*loaded_.model, options(prefill_rows, draft)) {}
 
 Generator::Options TextModel::options(int64_t prefill_rows, int64_t draft) const {

@@ -37,9 +37,9 @@ class TextModel {
  private:
   Generator::Options options(int64_t prefill_rows, int64_t draft) const;
 
-  LoadedModel loaded_;
   text::Tokenizer tokenizer_;
   std::optional<text::ChatFormat> chat_format_;
+  LoadedModel loaded_;
   Generator generator_;
 };
 
