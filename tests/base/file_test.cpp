@@ -263,6 +263,7 @@ TEST(Resources, LargePagesAreThoseOfTheMappingsThatBytesLieIn) {
                     "00800000-00c00000 rw-p 00000000 00:00 0\n"
                     "AnonHugePages:  4096 kB\n");
   const auto of = [&](uintptr_t begin, size_t size) {
+    // NOLINTNEXTLINE(performance-no-int-to-ptr): an address that nothing reads
     return large_page_bytes({reinterpret_cast<const std::byte*>(begin), size}, folder / "smaps");
   };
   constexpr size_t kMiB = size_t{1} << 20;

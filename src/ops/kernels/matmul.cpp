@@ -15,10 +15,10 @@ struct Tile {
   const std::byte* left;
   int64_t row_stride, unit_stride;
   const std::byte* right;
-  int64_t units;        // whole ones
-  bool half;            // after them, one whose second number is past the end of the row
-  bool first, last;     // of the sum's parts: totals start at zero; they go to `out`
-  float* totals;        // [rows, kBlockPanels * kPanel], between the parts
+  int64_t units;     // whole ones
+  bool half;         // after them, one whose second number is past the end of the row
+  bool first, last;  // of the sum's parts: totals start at zero; they go to `out`
+  float* totals;     // [rows, kBlockPanels * kPanel], between the parts
   void* out;
   int64_t out_stride;
   int cols;
@@ -349,7 +349,8 @@ void few_rows(const MatmulBlock& b) {
     const std::byte* left = b.left;
     const auto add = [&](auto&& unit) __attribute__((always_inline)) {
       asm("" : "+r"(ahead));  // or the compiler asks out of order
-      for (int64_t at = 0; at < kPanel * kUnitBytes; at += kCacheLine) __builtin_prefetch(ahead + at);
+      for (int64_t at = 0; at < kPanel * kUnitBytes; at += kCacheLine)
+        __builtin_prefetch(ahead + at);
       ahead += kPanel * kUnitBytes;
       unit();
       left += unit_stride;

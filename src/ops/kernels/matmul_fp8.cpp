@@ -276,7 +276,8 @@ void block(const Fp8Block& b) {
   const bool by_tiles = direct && b.right_tile % kPanel == 0;
   SumBlock s(b);
   Stage stage;
-  alignas(64) float scales[kMostStageBlocks * kTotalsStride];  // of a tile they serve all its panels
+  // Those of a tile serve all its panels.
+  alignas(64) float scales[kMostStageBlocks * kTotalsStride];
   for (int64_t column = 0; column < b.cols; column += step) {
     const int64_t columns = least(b.cols - column, step);
     const std::byte* right = b.right + column / kPanel * panel_bytes;
