@@ -27,4 +27,11 @@ std::string shown(const Json& value) {
   return text;
 }
 
+// The value of a key that may be absent, or null, as Python writes an absent value: then none.
+template <typename Json>
+const Json* find(const Json& object, std::string_view key) {
+  const auto at = object.find(key);
+  return at == object.end() || at->is_null() ? nullptr : &*at;
+}
+
 }  // namespace minke

@@ -10,12 +10,6 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-// The value of a key that may be absent, or null.
-const Json* find(const Json& root, const char* key) {
-  const auto at = root.find(key);
-  return at == root.end() || at->is_null() ? nullptr : &*at;
-}
-
 std::optional<double> number(const Json& root, const char* key, double most) {
   const Json* value = find(root, key);
   if (value == nullptr) return {};
@@ -59,22 +53,26 @@ GenerationConfig parse(Json root) {
 
 }  // namespace
 
+GenerationConfig parse_generation_config(std::string_view text, const std::string& where) {
+  auto root = parse_json<Json>(text, where);
+  try {
+    return parse(std::move(root));
+  } catch (const Error& error) {
+    fail("{}: {}", where, error.what());
+  }
+}
+
 GenerationConfig read_generation_config(const fs::path& folder) {
   constexpr uint64_t kMaxBytes = 1 << 24;
   const fs::path path = folder / "generation_config.json";
   if (!fs::exists(path)) return {};
-  auto root = parse_json<Json>(read_file(path, kMaxBytes), path.string());
-  try {
-    return parse(std::move(root));
-  } catch (const Error& error) {
-    fail("{}: {}", path.string(), error.what());
-  }
+  return parse_generation_config(read_file(path, kMaxBytes), path.string());
 }
 
 std::string generation_config_text(const GenerationConfig& config, int64_t bos,
                                    const std::vector<int64_t>& eos) {
   Json root = config.kept;
-  root["bos_token_id"] = bos;
+  root["bos_token_id"] = bos < 0 ? Json(nullptr) : Json(bos);
   const auto named = [&](int64_t id) { return std::ranges::count(config.eos_token_id, id) > 0; };
   if (!std::ranges::all_of(eos, named)) root["eos_token_id"] = eos;
   return root.dump(2) + "\n";

@@ -20,11 +20,12 @@ struct GenerationConfig {
   nlohmann::ordered_json kept = nlohmann::ordered_json::object();
 };
 
-// Of the folder's file; nothing in it where there is none. Error naming the file, the field, what
-// it is and what was expected.
+// Error naming the file (`where`), the field, what it is and what was expected.
+GenerationConfig parse_generation_config(std::string_view text, const std::string& where);
+// Of the folder's file; nothing in it where there is none.
 GenerationConfig read_generation_config(const fs::path& folder);
 
-// The file's text: what was kept, with these tokens where it names others.
+// The file's text: what was kept, with these tokens where it names others. bos: -1: none.
 std::string generation_config_text(const GenerationConfig& config, int64_t bos,
                                    const std::vector<int64_t>& eos);
 

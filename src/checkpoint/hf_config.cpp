@@ -25,12 +25,6 @@ constexpr std::array<std::pair<ops::TopkMethod, std::string_view>, 3> kTopkMetho
      {ops::TopkMethod::kGroupLimitedGreedy, "group_limited_greedy"},
      {ops::TopkMethod::kNoauxTc, "noaux_tc"}}};
 
-// Null is how Python writes an absent value.
-const Json* find(const Json& object, std::string_view key) {
-  const auto at = object.find(key);
-  return at == object.end() || at->is_null() ? nullptr : &*at;
-}
-
 void get(const std::string& field, const Json& value, int64_t& out) {
   constexpr double kWhole = 1e15;  // Python writes 4096.0, too
   if (value.is_number_float() && std::abs(value.get<double>()) < kWhole &&

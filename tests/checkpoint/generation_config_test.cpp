@@ -60,6 +60,7 @@ TEST_F(GenerationConfigFile, IsWrittenAgainWithWhatItSaid) {
   EXPECT_EQ(other["eos_token_id"], json({7}));
   EXPECT_EQ(other["bos_token_id"], 2);
   EXPECT_EQ(other["temperature"], 0.6);
+  EXPECT_TRUE(json::parse(generation_config_text({}, -1, {1})).at("bos_token_id").is_null());
   EXPECT_EQ(json::parse(generation_config_text({}, 0, {1})),
             json({{"bos_token_id", 0}, {"eos_token_id", {1}}}));
 }
