@@ -251,19 +251,23 @@ void bench_model(const DecodeArguments& arguments, const fs::path& folder,
                  r.read, arguments.json);
   };
   if (arguments.json) {
-    const auto object = [&](const char* what, double rate, double share) {
-      const nlohmann::ordered_json line = {{"name", what},
-                                           {"shape", fmt::format("{}+{}", r.prompt, r.text)},
-                                           {"threads", thread_count()},
-                                           {"value", rate},
-                                           {"unit", "tokens/s"},
-                                           {"share", share},
-                                           {"isa", ops::isa_name()}};
+    const auto object = [&](const char* what, double rate, double share,
+                            const nlohmann::ordered_json& more = {}) {
+      nlohmann::ordered_json line = {{"name", what},
+                                     {"shape", fmt::format("{}+{}", r.prompt, r.text)},
+                                     {"threads", thread_count()},
+                                     {"value", rate},
+                                     {"unit", "tokens/s"},
+                                     {"share", share},
+                                     {"isa", ops::isa_name()}};
+      if (!more.empty()) line.update(more);
       print_now(line.dump() + "\n");
     };
     object("prefill", r.prefill_rate, r.prefill_share);
     object("prefill_read_rows", r.read_prefill_rate, r.read_prefill_rate / r.prefill_rate);
-    object("decode", r.decode_rate, r.decode_share);
+    nlohmann::ordered_json pages;
+    if (loaded.packed) pages["large_pages"] = r.large_pages;
+    object("decode", r.decode_rate, r.decode_share, pages);
     drafts();
     return;
   }
@@ -271,12 +275,13 @@ void bench_model(const DecodeArguments& arguments, const fs::path& folder,
       "{}, {}, {} threads, {}; medians\n"
       "prefill of {:4} tokens  {:9.1f} tokens/s  {:5.1f}% of a peak of {:.0f} GFLOP/s\n"
       "  what is read alone    {:9.1f} tokens/s\n"
-      "decode of {:5} tokens  {:9.1f} tokens/s  {:5.1f}% of reading at {:.1f} GB/s ({} a token; "
-      "{:.0f}% of the weights in large pages)\n",
+      "decode of {:5} tokens  {:9.1f} tokens/s  {:5.1f}% of reading at {:.1f} GB/s ({} a "
+      "token{})\n",
       name, spelling(arguments.precision), thread_count(), ops::isa_name(), r.prompt,
       r.prefill_rate, 100 * r.prefill_share, r.prefill_peak / 1e9, r.read_prefill_rate, r.text,
       r.decode_rate, 100 * r.decode_share, r.read / 1e9, format_bytes(r.token_bytes),
-      100 * r.large_pages));
+      loaded.packed ? fmt::format("; {:.0f}% of the weights in large pages", 100 * r.large_pages)
+                    : ""));
   print_now("a prompt\n");
   print_ops(r.prefill_ops.ops, r.prefill_ops.seconds);
   print_now("a decoded token\n");
@@ -285,8 +290,10 @@ void bench_model(const DecodeArguments& arguments, const fs::path& folder,
 }
 
 void run_decode(const DecodeArguments& arguments) {
+  infer::Sampling{.temperature = arguments.temperature}.check();
   if (arguments.synthetic.empty()) return bench_model(arguments, arguments.model, arguments.model);
   const checkpoint::HfConfig config = synthetic_config(arguments);
+  study::check_decode_bench(config.model, arguments.prompt, arguments.text);
   catch_interrupts(kRemovingHalves);
   std::optional<TemporaryFolder> temporary;
   if (arguments.keep.empty()) {
@@ -388,9 +395,6 @@ void add_decode(CLI::App& bench) {
   which->require_option(1);
   decode->add_option("--keep", d->keep, "A new folder for the random model, which is kept");
   add_integer_options(*decode, d->integers);
-  for (const char* of_random : {"--keep", "--experts", "--head"}) {
-    decode->get_option(of_random)->needs(synthetic);
-  }
   decode
       ->add_option("--layers", d->layers,
                    "Of a random model, so many of its layers, and no MTP; 0: all")
@@ -398,6 +402,9 @@ void add_decode(CLI::App& bench) {
       ->capture_default_str();
   decode->add_option("--dense", d->dense, "Of a random model, so many dense layers before MoE ones")
       ->check(CLI::Range(0, 1 << 20));
+  for (const char* of_random : {"--keep", "--experts", "--head", "--layers", "--dense"}) {
+    decode->get_option(of_random)->needs(synthetic);
+  }
   decode->add_option("--prompt", d->prompt, "Tokens of the prompt")
       ->check(CLI::Range(1, 1 << 20))
       ->capture_default_str();
@@ -408,8 +415,10 @@ void add_decode(CLI::App& bench) {
       ->check(CLI::Range(1, 4096))
       ->capture_default_str();
   add_precision(*decode, d->precision);
-  decode->add_option("--prompts", d->text_file,
-                     "A text whose pieces are the prompts of drafted texts (default: any tokens)");
+  decode
+      ->add_option("--prompts", d->text_file,
+                   "A text whose pieces are the prompts of drafted texts (default: any tokens)")
+      ->excludes(synthetic);
   decode->add_option("--temperature", d->temperature, "Of drafted texts; 0 is greedy")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();

@@ -151,7 +151,6 @@ void run_eval(const EvalArguments& arguments) {
   const train::HeldOut held_out = study::held_out_text(
       loaded.folder, loaded.config.model, tokenizer, arguments.data, arguments.text_field);
   if (arguments.needle) {
-    if (!arguments.logprobs.empty()) fail("--needle and --logprobs exclude each other; give one");
     return run_needle(loaded, precision, held_out.tokens, arguments.window);
   }
   const study::EvalWindow window =
@@ -189,9 +188,10 @@ void add_eval_command(CLI::App& app) {
       ->check(CLI::Range(2, 1 << 20));
   add_precision(*command, arguments->precision);
   add_load_options(*command, arguments->load);
-  command->add_flag("--needle", arguments->needle,
-                    "Whether words that the context holds are found again");
-  command->add_option("--logprobs", arguments->logprobs, "Write a line for each token here");
+  CLI::Option* needle = command->add_flag("--needle", arguments->needle,
+                                          "Whether words that the context holds are found again");
+  command->add_option("--logprobs", arguments->logprobs, "Write a line for each token here")
+      ->excludes(needle);
   command->callback([arguments] { run_eval(*arguments); });
 }
 

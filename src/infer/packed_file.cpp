@@ -54,8 +54,8 @@ void for_each_sample(std::span<const std::byte> bytes, Use&& use) {
   use(bytes.last(std::min(kSample, bytes.size())));
 }
 
-// Has these pages read, and not what follows them, as the system does at a fault: samples of all
-// tensors would be most of a file.
+// Has these pages read, and no others: a fault would read what follows them too, which with samples
+// of all tensors is most of a file.
 void ask_for(std::span<const std::byte> bytes) {
   const size_t before = reinterpret_cast<uintptr_t>(bytes.data()) % kPage;
   ::madvise(const_cast<std::byte*>(bytes.data()) - before, bytes.size() + before, MADV_WILLNEED);

@@ -112,12 +112,12 @@ TEST_P(Matmul, AGroupIsItsProductsAloneForAnyNumberOfThreads) {
 }
 
 TEST_P(Matmul, NothingBesideTheOperandsIsRead) {
-  constexpr int64_t kM = 5, kN = 9, kK = 7;  // odd: a pair begins within the row and ends beyond it
-  on_every_set([&] {
-    OwnedTensor wide_left(GetParam(), {kM, kK + 1}), wide_w(GetParam(), {kN, kK + 1});
-    OwnedTensor out(DType::kF32, {kM, kN});
+  constexpr int64_t kN = 9, kK = 7;  // odd: a pair begins within the row and ends beyond it
+  const auto reads_its_own = [&](int64_t rows) {
+    OwnedTensor wide_left(GetParam(), {rows, kK + 1}), wide_w(GetParam(), {kN, kK + 1});
+    OwnedTensor out(DType::kF32, {rows, kN});
     for (int64_t c = 0; c <= kK; ++c) {
-      for (int64_t r = 0; r < kM; ++r) put(wide_left, r, c, c < kK ? 1 : kNoNumber);
+      for (int64_t r = 0; r < rows; ++r) put(wide_left, r, c, c < kK ? 1 : kNoNumber);
       for (int64_t r = 0; r < kN; ++r) put(wide_w, r, c, c < kK ? 1 : kNoNumber);
     }
     const Matrix left = Matrix(wide_left).columns(0, kK), w = Matrix(wide_w).columns(0, kK);
@@ -126,9 +126,12 @@ TEST_P(Matmul, NothingBesideTheOperandsIsRead) {
 
     OwnedTensor dw(DType::kF32, {kK, kK});
     Arena scratch(size_t{1} << 20);
-    const WeightGradient gradient{dw, left, left.row_range(0, kM), false};
+    const WeightGradient gradient{dw, left, left.row_range(0, rows), false};
     matmul_wgrad(std::span(&gradient, 1), GetParam(), scratch);
-    for (const float v : dw.span<float>()) EXPECT_EQ(v, kM);
+    for (const float v : dw.span<float>()) EXPECT_EQ(v, rows);
+  };
+  on_every_set([&] {
+    for (const int64_t m : {1, 2, 5, 13}) reads_its_own(m);  // few of them, and others
   });
 }
 

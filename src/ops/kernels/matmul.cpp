@@ -73,7 +73,7 @@ void tile(const Tile& t) {
 #else
 
 // A tile is kRows rows by kColumns columns, its totals in registers; where a panel has no more than
-// half as many left, kVectors is 1 instead of 2. So few rows alone take a panel whole.
+// half as many left, kVectors is 1 instead of 2. Up to kFewRows alone take whole panels (few_rows).
 constexpr int kColumns = 2 * kLanes;
 
 #if defined(MINKE_TARGET_avx512)
@@ -325,6 +325,8 @@ void run_stage(const MatmulBlock& b, Stage stage) {
 }
 
 #if !defined(MINKE_TARGET_scalar)
+
+static_assert(kFewRows <= kPanel);  // so they are of one group
 
 // Rows of which reading the panels takes the time: panel after panel is one run of memory, which is
 // asked for further ahead than processors do by themselves.

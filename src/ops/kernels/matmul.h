@@ -29,7 +29,8 @@ inline constexpr int64_t kBlockPanels = 4;
 // A part of a product: at most kBlockRows rows by any number of panels, over all of k.
 struct MatmulBlock {
   // Unit u of row r: left + r / group_rows * group_stride + r % group_rows * row_stride +
-  // u * unit_stride (bytes). So rows as they lie in memory, and packed panels, are both read.
+  // u * unit_stride (bytes). So rows as they lie in memory, and packed panels, are both read. A
+  // group has kPanel rows, or all.
   const std::byte* left;
   int64_t group_rows, group_stride, row_stride, unit_stride;
   const std::byte* right;  // packed panels

@@ -33,7 +33,7 @@ struct Fp8Block {
   bool right_is_codes;     // ops/kernels/matmul.h has them (then the left side is BF16, too). By
                            // codes, rows are within one group
   // The scale of column `first_column` + c at block b of the sum:
-  // right_scale[(first_column + c) / right_tile * tile + b * block].
+  // right_scale[(first_column + c) / right_tile * tile + b * block]. A panel begins there.
   const float* right_scale;
   int64_t first_column, right_tile, right_scale_tile, right_scale_block;
   int64_t rows, cols, k;
