@@ -104,24 +104,28 @@ class Messages {
   std::string held_;
 };
 
+void check_chat(const text::Tokenizer& tokenizer, const std::optional<text::ChatFormat>& format,
+                const ChatOptions& options) {
+  if (!format && !tokenizer.chat_template().empty()) {
+    fail(
+        "the model's chat_template says something else than the formats that minke writes, so it "
+        "would be asked in other words than it was tuned to; `minke generate` works, and "
+        "--chat-format NAME asks all the same, in one of {}",
+        fmt::join(text::chat_format_names(), ", "));
+  }
+  if (!format && !options.system.empty()) {
+    fail("--system: this model was never tuned to chat, so it knows no instructions");
+  }
+  if (options.thinking && (!format || format->kind != text::ChatFormat::Kind::kDeepSeekV31)) {
+    fail("--thinking: only DeepSeek-V3.1's format leaves the choice");
+  }
+}
+
 // What has been said, and how the next answer begins.
 class Conversation {
  public:
   Conversation(const infer::TextModel& model, const std::string& system, bool thinking)
       : model_(model), format_(model.chat_format()) {
-    if (!format_ && !model.tokenizer().chat_template().empty()) {
-      fail(
-          "the model's chat_template says something else than the formats that minke writes, so it "
-          "would be asked in other words than it was tuned to; `minke generate` works, and "
-          "--chat-format NAME asks all the same, in one of {}",
-          fmt::join(text::chat_format_names(), ", "));
-    }
-    if (!format_ && !system.empty()) {
-      fail("--system: this model was never tuned to chat, so it knows no instructions");
-    }
-    if (thinking && (!format_ || format_->kind != text::ChatFormat::Kind::kDeepSeekV31)) {
-      fail("--thinking: only DeepSeek-V3.1's format leaves the choice");
-    }
     options_.thinking = thinking;
     if (!format_) {
       fmt::print(stderr,
@@ -182,7 +186,11 @@ void answer(infer::TextModel& model, const infer::Sampling& sampling, int64_t ma
 }
 
 void run_chat(const ChatOptions& options) {
-  infer::TextModel model = load_text_model(options.text);
+  infer::TextModel model = load_text_model(
+      options.text,
+      [&](const text::Tokenizer& tokenizer, const std::optional<text::ChatFormat>& format) {
+        check_chat(tokenizer, format, options);
+      });
   const infer::Sampling sampling = sampling_of(options.text, model.generation_config());
   Conversation conversation(model, options.system, options.thinking);
   catch_ctrl_c();

@@ -146,8 +146,9 @@ void run_needle(const infer::LoadedModel& loaded, model::Precision precision,
 
 void run_eval(const EvalArguments& arguments) {
   const model::Precision precision = arguments.precision;
+  const text::Tokenizer tokenizer =
+      text::Tokenizer::load(checkpoint::model_folder(arguments.model));
   const infer::LoadedModel loaded = infer::load_model(arguments.model, precision, arguments.load);
-  const text::Tokenizer tokenizer = text::Tokenizer::load(loaded.folder);
   const train::HeldOut held_out = study::held_out_text(
       loaded.folder, loaded.config.model, tokenizer, arguments.data, arguments.text_field);
   if (arguments.needle) {

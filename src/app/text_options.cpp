@@ -64,12 +64,13 @@ infer::Sampling sampling_of(const TextOptions& options,
   return out;
 }
 
-infer::TextModel load_text_model(const TextOptions& options) {
+infer::TextModel load_text_model(const TextOptions& options, const infer::TextModel::Check& check) {
   sampling_of(options, {});
   const int64_t draft =
       options.draft == "auto" ? infer::Generator::kAutoDraft : std::stoll(options.draft);
   return {options.model, options.precision, options.prefill_rows,
-          draft,         options.load,      options.chat_format};
+          draft,         options.load,      options.chat_format,
+          check};
 }
 
 CLI::Option* add_extra_option(CLI::App& command, checkpoint::Extra& extra,

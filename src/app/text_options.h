@@ -29,7 +29,8 @@ struct TextOptions {
 void add_text_options(CLI::App& command, TextOptions& options);
 
 // Reads the model, once the flags make sense.
-infer::TextModel load_text_model(const TextOptions& options);
+infer::TextModel load_text_model(const TextOptions& options,
+                                 const infer::TextModel::Check& check = {});
 
 // How tokens are chosen: as flags say, or else the model's generation_config.json, or else a little
 // colder than the model itself, and without its long tail: a small model's own distribution

@@ -112,11 +112,15 @@ Generator::Generator(model::Transformer& model, Options options)
     fail("the tokenizer has {} tokens, the model {}: they do not belong together",
          options_.vocabulary, most);
   }
-  if (options_.draft > 0 && !model.has_mtp()) {
-    fail("{} tokens are to be drafted, and this model has no MTP layer to draft them: give 0",
-         options_.draft);
-  }
+  check_draft(options_.draft, model.has_mtp());
   if (options_.draft != 0 && model.has_mtp()) drafter_.emplace(model, cache_);
+}
+
+void Generator::check_draft(int64_t draft, bool has_mtp) {
+  if (draft > 0 && !has_mtp) {
+    fail("{} tokens are to be drafted, and this model has no MTP layer to draft them: give 0",
+         draft);
+  }
 }
 
 void Generator::check_prompt(std::span<const int32_t> prompt) const {

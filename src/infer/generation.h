@@ -67,6 +67,8 @@ class Generator {
   // Error for a tokenizer with more tokens than the model, a context that it does not have, or
   // drafts where it has no MTP module (kAutoDraft then makes none).
   Generator(model::Transformer& model, Options options);
+  // Error where so many are to be drafted by a model that cannot.
+  static void check_draft(int64_t draft, bool has_mtp);
 
   // Called with each token as it comes; and between steps, whether to stop.
   using OnToken = std::function<void(int32_t)>;

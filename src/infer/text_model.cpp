@@ -5,31 +5,39 @@
 namespace minke::infer {
 
 TextModel::TextModel(const fs::path& folder, model::Precision precision, int64_t prefill_rows,
-                     int64_t draft, const LoadOptions& how, const std::string& chat_format)
-    // Weights last: they may have to be packed for minutes.
+                     int64_t draft, const LoadOptions& how, const std::string& chat_format,
+                     const Check& check)
     : tokenizer_(text::Tokenizer::load(checkpoint::model_folder(folder))),
       chat_format_(chat_format.empty() ? text::chat_format(tokenizer_)
                                        : text::chat_format_named(chat_format)),
-      loaded_(load_model(folder, precision, how)),
+      loaded_(load(folder, precision, draft, how, check)),
       generator_(*loaded_.model, options(prefill_rows, draft)) {}
+
+LoadedModel TextModel::load(const fs::path& folder, model::Precision precision, int64_t draft,
+                            const LoadOptions& how, const Check& check) const {
+  const fs::path in = checkpoint::model_folder(folder);
+  const model::ModelConfig config = checkpoint::read_config(in / "config.json").model;
+  if (tokenizer_.vocabulary() > config.vocab_size) {
+    fail("{}: its tokenizer has {} tokens, its config.json {}: they do not belong together",
+         in.string(), tokenizer_.vocabulary(), config.vocab_size);
+  }
+  for (const int64_t id : checkpoint::read_generation_config(in).eos_token_id) {
+    if (id >= config.vocab_size) {
+      fail("{}: generation_config.json: eos_token_id is {}, and vocab_size {}", in.string(), id,
+           config.vocab_size);
+    }
+  }
+  Generator::check_draft(draft, config.num_nextn_predict_layers > 0);
+  if (check) check(tokenizer_, chat_format_);
+  return load_model(folder, precision, how);
+}
 
 Generator::Options TextModel::options(int64_t prefill_rows, int64_t draft) const {
   Generator::Options out;
   out.vocabulary = tokenizer_.vocabulary();
   out.holes = tokenizer_.holes();
-  if (out.vocabulary > loaded_.config.model.vocab_size) {
-    fail("{}: its tokenizer has {} tokens, its config.json {}: they do not belong together",
-         loaded_.folder.string(), out.vocabulary, loaded_.config.model.vocab_size);
-  }
-  for (const int64_t id : loaded_.config.model.eos_token_id) {
-    out.end_tokens.push_back(static_cast<int32_t>(id));
-  }
-  for (const int64_t id : loaded_.generation.eos_token_id) {
-    if (id >= loaded_.config.model.vocab_size) {
-      fail("{}: generation_config.json: eos_token_id is {}, and vocab_size {}",
-           loaded_.folder.string(), id, loaded_.config.model.vocab_size);
-    }
-    out.end_tokens.push_back(static_cast<int32_t>(id));
+  for (const auto& ids : {loaded_.config.model.eos_token_id, loaded_.generation.eos_token_id}) {
+    for (const int64_t id : ids) out.end_tokens.push_back(static_cast<int32_t>(id));
   }
   if (tokenizer_.eos()) out.end_tokens.push_back(*tokenizer_.eos());
   if (chat_format_) {

@@ -13,11 +13,15 @@ namespace minke::infer {
 
 class TextModel {
  public:
+  // Throws where a model's user has no use for it: called before its weights are read, and perhaps
+  // packed, which may take minutes.
+  using Check = std::function<void(const text::Tokenizer&, const std::optional<text::ChatFormat>&)>;
   // Reads folder and tokenizer. prefill_rows, draft: see Generator::Options. chat_format: a name,
-  // or empty for what the chat template says. Error also for a tokenizer that does not belong to
-  // the model.
+  // or empty for what the chat template says. Error, before weights are read, also for a tokenizer
+  // that does not belong to the model, and for drafts of a model that has no MTP layer.
   TextModel(const fs::path& folder, model::Precision precision, int64_t prefill_rows, int64_t draft,
-            const LoadOptions& how = {}, const std::string& chat_format = {});
+            const LoadOptions& how = {}, const std::string& chat_format = {},
+            const Check& check = {});
 
   const text::Tokenizer& tokenizer() const { return tokenizer_; }
   const std::optional<text::ChatFormat>& chat_format() const { return chat_format_; }
@@ -35,6 +39,8 @@ class TextModel {
                    const OnText& on_text, const Generator::ShouldStop& should_stop);
 
  private:
+  LoadedModel load(const fs::path& folder, model::Precision precision, int64_t draft,
+                   const LoadOptions& how, const Check& check) const;
   Generator::Options options(int64_t prefill_rows, int64_t draft) const;
 
   text::Tokenizer tokenizer_;

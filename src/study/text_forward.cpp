@@ -8,8 +8,8 @@ namespace minke::study {
 
 TextForward::TextForward(const std::string& model_folder, model::Precision precision,
                          std::string_view text, const infer::LoadOptions& load)
-    : loaded_(infer::load_model(model_folder, precision, load)),
-      tokenizer_(text::Tokenizer::load(loaded_.folder)) {
+    : tokenizer_(text::Tokenizer::load(checkpoint::model_folder(model_folder))),
+      loaded_(infer::load_model(model_folder, precision, load)) {
   const model::ModelConfig& config = loaded_.config.model;
   if (tokenizer_.vocabulary() > config.vocab_size) {
     fail("{}: the tokenizer has {} tokens, the model {}", loaded_.folder.string(),

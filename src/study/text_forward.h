@@ -27,8 +27,8 @@ class TextForward {
   model::Pass pass() { return {loaded_.model->precision(), *arena_, *scratch_}; }
 
  private:
-  infer::LoadedModel loaded_;
   text::Tokenizer tokenizer_;
+  infer::LoadedModel loaded_;
   std::vector<int32_t> tokens_;
   std::unique_ptr<Arena> arena_, scratch_;
   model::Transformer::Saved saved_;

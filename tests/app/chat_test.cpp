@@ -84,6 +84,16 @@ TEST_F(Chat, WhatItCannotDoIsOneLine) {
   expect_fault(chat(path("nowhere"), "Mary\n"), "nowhere", "no such folder");
 }
 
+// Which may take minutes.
+TEST_F(Chat, WhatItCannotDoIsSaidBeforeWeightsAreRead) {
+  const std::string unknown = tuned("[INST] {{ content }} [/INST]");
+  write_file_atomic(fs::path(unknown) / "model.safetensors", "no weights");
+  expect_fault(chat(unknown, "Mary\n"), "chat_template");
+  const std::vector<std::string> v3 = {"--chat-format", "v3"};
+  expect_fault(chat(unknown, "Mary\n", {v3[0], v3[1], "--thinking"}), "--thinking");
+  expect_fault(chat(unknown, "Mary\n", v3), "model.safetensors");
+}
+
 // A message that does not fit is that message's fault.
 TEST_F(Chat, AFullContextDoesNotEndTheConversation) {
   std::string much;
