@@ -75,12 +75,13 @@ TEST_F(Chat, WhatItCannotDoIsOneLine) {
   const std::string unknown = tuned("[INST] {{ content }} [/INST]");
   expect_fault(chat(unknown, "Mary\n"), "chat_template", "minke generate", "--chat-format",
                "r1-0528");
-  const std::string known = tuned(text::kDeepSeekV3Template);
-  EXPECT_EQ(chat(unknown, "Mary\n", {"--chat-format", "v3"}).out, chat(known, "Mary\n").out);
   EXPECT_EQ(chat(unknown, "Mary\n", {"--chat-format", "v9"}).exit_code, 2);
   const Said generated =
       run_program({"generate", unknown, "--prompt", "Mary", "--max-tokens", "2"});
   EXPECT_EQ(generated.exit_code, 0) << generated.err;
+  const Said asked = chat(unknown, "Mary\n", {"--chat-format", "v3"});
+  const std::string known = tuned(text::kDeepSeekV3Template);  // the same folder, edited again
+  EXPECT_EQ(asked.out, chat(known, "Mary\n").out);
   expect_fault(chat(path("nowhere"), "Mary\n"), "nowhere", "no such folder");
 }
 
