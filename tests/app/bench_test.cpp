@@ -80,6 +80,27 @@ TEST(Bench, ARandomModelOfIntegersIsMeasuredAndKept) {
   EXPECT_EQ(run_program({"bench", "decode", kept, "--experts", "int8"}).exit_code, 2);
 }
 
+// A real one takes minutes to write and to pack.
+TEST(Bench, WhatARandomModelCannotDoIsSaidBeforeItIsWritten) {
+  const TemporaryFolder folder;
+  const std::string kept = (folder / "kept").string();
+  const std::string config = std::string(MINKE_GOLDEN_DIR) + "/v3/config.json";
+  const auto refused = [&](std::vector<std::string> flags, const char* why) {
+    std::vector<std::string> line = {"bench", "decode", "--synthetic", config, "--keep", kept};
+    line.insert(line.end(), flags.begin(), flags.end());
+    const Said said = run_program(line);
+    EXPECT_EQ(said.exit_code, 2);
+    EXPECT_THAT(said.err, HasSubstr(why));
+    EXPECT_FALSE(fs::exists(kept));
+  };
+  refused({"--prompts", config}, "--prompts");
+  refused({"--prompt", "1000000"}, "more than the model's");
+  refused({"--temperature", "nan"}, "temperature nan");
+  const Said said = run_program({"bench", "decode", kept, "--layers", "1"});
+  EXPECT_EQ(said.exit_code, 2);
+  EXPECT_THAT(said.err, HasSubstr("--layers"));
+}
+
 TEST(Bench, AnUnknownOpIsAnError) {
   const Said said = run_program({"bench", "kernels", "--only", "swim"});
   EXPECT_EQ(said.exit_code, 2);

@@ -346,7 +346,7 @@ void few_rows(const MatmulBlock& b) {
   for (int64_t column = 0; column < b.cols; column += kPanel) {
     t.out = static_cast<Out*>(b.out) + column;
     t.cols = static_cast<int>(b.cols - column < kPanel ? b.cols - column : kPanel);
-    fetch_out<Out, kRows>(t, 0);
+    for (int c = 0; c < kPanel; c += kColumns) fetch_out<Out, kRows>(t, c);
     Vec total[kRows][kPanel / kLanes] = {};
     const std::byte* left = b.left;
     const auto add = [&](auto&& unit) __attribute__((always_inline)) {
