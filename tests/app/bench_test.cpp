@@ -13,8 +13,8 @@ namespace {
 using testing::HasSubstr;
 
 TEST(Bench, AnObjectALineForEveryOpAndNumberOfThreads) {
-  const Said said = run_program(
-      {"bench", "kernels", "--quick", "--json", "--only", "rout", "--threads", "2"});
+  const Said said =
+      run_program({"bench", "kernels", "--quick", "--json", "--only", "rout", "--threads", "2"});
   ASSERT_EQ(said.exit_code, 0) << said.err;
   std::istringstream lines(said.out);
   std::set<std::pair<std::string, int>> seen;
